@@ -1,0 +1,260 @@
+cdef enum:
+    INLINE_CHARGES = 8  # held in the object itself; a request that meets more limits gets them from the heap
+
+cdef struct Charge:
+    Hash128 hash
+    Cell state           # after the step. concurrency: low = places in use, at_us = when enough of them expire
+    Cell *cell           # during a step in memory only
+    int64_t cost
+    int64_t end_us       # fixed window: its end
+    int limit            # index into the policy's limits
+    uint32_t numbers
+    uint8_t verdict
+    uint8_t unknown      # decided without a bucket: `allow` for a full table or a missing store
+    uint8_t newcomer
+    uint8_t rebased
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Charges:
+    """The buckets one request would take from and how much, and after the step what became of them.
+
+    `reason` is None, or why a guard refused the request already: then only `count_denied` charges are left, as penalties.
+    """
+
+    cdef CompiledPolicy policy
+    cdef readonly object request
+    cdef Charge *items
+    cdef Charge inline_items[INLINE_CHARGES]
+    cdef int n
+    cdef int room
+    cdef uint8_t address[16]
+    cdef int address_bytes
+    cdef int64_t request_cost
+    cdef int64_t request_bytes
+    cdef readonly int64_t now_us
+    cdef readonly object reason
+    cdef readonly object detail
+    cdef readonly bint admitted
+    cdef readonly bint degraded
+    cdef readonly bint settleable     # some cost is the request's own: what it really was may be reported later
+    cdef readonly bint has_leases
+    cdef list lease_ids               # per charge, where there are leases
+
+    def __cinit__(self):
+        self.items = self.inline_items
+        self.room = INLINE_CHARGES
+
+    def __dealloc__(self):
+        if self.items != self.inline_items:
+            PyMem_Free(self.items)
+
+    def __len__(self):
+        return self.n
+
+    cdef int reserve(self, Py_ssize_t n) except -1:
+        if n > self.room:
+            self.items = <Charge *>PyMem_Calloc(n, sizeof(Charge))
+            if self.items == NULL:
+                self.items = self.inline_items
+                raise MemoryError
+            self.room = n
+        return 0
+
+    cdef Charge *add(self) noexcept:
+        cdef Charge *charge = &self.items[self.n]
+        memset(charge, 0, sizeof(Charge))
+        self.n += 1
+        return charge
+
+    cdef int refuse(self, object reason, object detail) except -1:
+        """The first refusal wins."""
+        if self.reason is None:
+            self.reason, self.detail = reason, detail
+        return 0
+
+    cdef int keep_penalties(self) except -1:
+        cdef int i, kept = 0
+        for i in range(self.n):
+            if self.policy.items[self.items[i].limit].count_denied:
+                self.items[kept] = self.items[i]
+                kept += 1
+        self.n = kept
+        self.settleable = self.has_leases = False
+        return 0
+
+    @property
+    def refused(self):
+        return self.reason is not None
+
+    cdef list ids(self):
+        """A lease id per charge, made when first asked for."""
+        if self.lease_ids is None:
+            self.lease_ids = [os.urandom(8).hex() for _ in range(self.n)]
+        return self.lease_ids
+
+    def lease_id(self, int i):
+        """The id under which charge `i` would hold its places: 16 hex digits."""
+        self.check_index(i)
+        return self.ids()[i]
+
+    cdef int check_index(self, int i) except -1:
+        if not 0 <= i < self.n:
+            raise IndexError(f"charge {i} of {self.n}")
+        return 0
+
+    def bucket(self, int i):
+        """Charge `i` in the words of the policy, for a store that keeps buckets elsewhere."""
+        self.check_index(i)
+        cdef Charge *charge = &self.items[i]
+        cdef CompiledLimit *c = &self.policy.items[charge.limit]
+        return Bucket(
+            self.policy.limits[charge.limit], self.numbers_of(charge), charge.cost, self.policy.partition(self, c.group),
+            bool(c.enforced), bool(c.count_denied),
+        )
+
+    cdef object numbers_of(self, Charge *charge):
+        limit = self.policy.limits[charge.limit]
+        if charge.numbers == self.policy.items[charge.limit].numbers:
+            return limit.numbers
+        return limit.plans[self.request.plan]
+
+    def resolve(self, now_us, outcomes):
+        """What a remote store did, at its instant: one tuple per charge, the state after the step.
+
+        token bucket: (verdict, units, ticks, at_us). windows: (verdict, cur, prev, start_us, end_us).
+        concurrency: (verdict, in_use, enough_expire_us, lease_id). Verdicts: 0 fits, 1 does not, 2 the store is full.
+        """
+        cdef int i
+        cdef Charge *charge
+        cdef Numbers *n
+        if len(outcomes) != self.n:
+            raise ValueError(f"{len(outcomes)} outcomes for {self.n} charges")
+        self.now_us = now_us
+        for i in range(self.n):
+            charge = &self.items[i]
+            n = &self.policy.registry.items[charge.numbers]
+            outcome = outcomes[i]
+            charge.verdict = outcome[0]
+            if n.algorithm == TOKEN_BUCKET:
+                set_level(&charge.state, (<u128><uint64_t>outcome[1]) * (<u128>n.unit) + <u128><uint64_t>outcome[2])
+                charge.state.at_us = outcome[3]
+            elif n.algorithm == CONCURRENCY:
+                charge.state.low = outcome[1]
+                charge.state.at_us = outcome[2]
+            else:
+                set_counts(&charge.state, outcome[1], outcome[2])
+                charge.state.at_us = outcome[3]
+                charge.end_us = outcome[4]
+        self.conclude()
+
+    cdef int conclude(self) except -1:
+        """All or nothing: admitted when every enforced charge fits and no guard refused."""
+        cdef int i
+        self.admitted = self.reason is None
+        for i in range(self.n):
+            if self.items[i].verdict != FITS and self.policy.items[self.items[i].limit].enforced:
+                self.admitted = False
+            if self.items[i].unknown:
+                self.degraded = True
+        return 0
+
+    # ---- reading the outcome ----------------------------------------------------------------------------------------
+
+    cdef object retry_of(self, Charge *charge, int64_t cost):
+        """Microseconds until `cost` fits as an int, None for never."""
+        cdef Numbers *n = &self.policy.registry.items[charge.numbers]
+        cdef int64_t wait_us
+        if cost > n.limit:
+            return None
+        if n.algorithm == CONCURRENCY:
+            if <int64_t>charge.state.low + cost <= n.limit:
+                return 0
+            # A place is usually freed by its release, long before it expires: ask again within a second.
+            wait_us = charge.state.at_us - self.now_us
+            return min(wait_us, 1_000_000) if wait_us > 0 else 0
+        return from_u128(retry_after(&charge.state, n, cost, self.now_us, charge.end_us))
+
+    cdef int64_t remaining_of(self, Charge *charge):
+        cdef Numbers *n = &self.policy.registry.items[charge.numbers]
+        if n.algorithm == CONCURRENCY:
+            return n.limit - <int64_t>charge.state.low if <int64_t>charge.state.low < n.limit else 0
+        return remaining(&charge.state, n, self.now_us)
+
+    cdef object reset_of(self, Charge *charge):
+        cdef Numbers *n = &self.policy.registry.items[charge.numbers]
+        if n.algorithm == CONCURRENCY:
+            return 0
+        return from_u128(reset_after(&charge.state, n, self.now_us, charge.end_us))
+
+    cdef object refusal_retry_of(self, Charge *charge):
+        """Microseconds after which this charge no longer stands in the way; None for never."""
+        if charge.verdict >= FULL:
+            return 1_000_000  # nobody can say when there is room, or the store again
+        return self.retry_of(charge, charge.cost)
+
+    cdef object status(self, Charge *charge):
+        cdef object retry = 0
+        if charge.verdict != FITS:
+            retry = self.refusal_retry_of(charge)
+        return status_new(LimitStatus, (
+            charge.verdict == FITS, self.policy.registry.items[charge.numbers].limit, self.remaining_of(charge),
+            self.reset_of(charge) / 1_000_000, retry if retry is None else retry / 1_000_000, charge.cost,
+            self.policy.limits[charge.limit].name,
+        ))
+
+    def address_of(self, int i):
+        """The 16 bytes that name charge `i`'s bucket in a store of this process."""
+        self.check_index(i)
+        return (<char *>&self.items[i].hash)[:16]
+
+    def settlement(self):
+        """What may be settled later: (index, kind, cost, window start or None) per charge whose cost was the request's own."""
+        cdef list out = []
+        cdef int i
+        cdef Charge *charge
+        cdef CompiledLimit *c
+        for i in range(self.n):
+            charge = &self.items[i]
+            c = &self.policy.items[charge.limit]
+            if c.cost_kind != COST_FIXED and charge.verdict == FITS and not charge.unknown and c.algorithm != CONCURRENCY:
+                out.append((i, "cost" if c.cost_kind == COST_REQUEST else "bytes", charge.cost,
+                            None if c.algorithm == TOKEN_BUCKET else charge.state.at_us))
+        return out
+
+    def leases(self):
+        """(index, lease id) of the places this request holds now."""
+        cdef int i
+        if not self.admitted or not self.has_leases:
+            return []
+        return [(i, self.ids()[i]) for i in range(self.n)
+                if self.policy.items[self.items[i].limit].algorithm == CONCURRENCY and self.items[i].verdict == FITS
+                and self.items[i].cost > 0 and not self.items[i].unknown]
+
+    def trace(self):
+        """One dict per charge, for --trace-decisions: integers only, the key as its bucket's 16 bytes in hex."""
+        cdef list out = []
+        cdef int i
+        cdef Charge *charge
+        cdef Numbers *n
+        for i in range(self.n):
+            charge = &self.items[i]
+            n = &self.policy.registry.items[charge.numbers]
+            limit = self.policy.limits[charge.limit]
+            if n.algorithm == TOKEN_BUCKET:
+                state = [from_u128(level_of(&charge.state) / <u128>n.unit), from_u128(level_of(&charge.state) % <u128>n.unit),
+                         charge.state.at_us]
+            elif n.algorithm == CONCURRENCY:
+                state = [charge.state.low, charge.state.at_us]
+            else:
+                state = [cur_of(&charge.state), prev_of(&charge.state), charge.state.at_us, charge.end_us]
+            out.append({
+                "limit": limit.name, "algorithm": limit.algorithm, "numbers": [n.limit, n.refill, n.unit],
+                "window_us": limit.window_us, "align": limit.align, "timezone": limit.timezone, "ttl_us": limit.ttl_us,
+                "key": self.address_of(i).hex(), "cost": charge.cost, "mode": limit.mode, "count_denied": limit.count_denied,
+                "verdict": charge.verdict, "state": state, "remaining": self.remaining_of(charge),
+                "retry_after_us": 0 if charge.verdict == FITS else self.refusal_retry_of(charge),
+                "reset_after_us": self.reset_of(charge), "unknown": bool(charge.unknown),
+            })
+        return out

@@ -1,0 +1,411 @@
+from shield.core.bucket import Bucket
+
+cdef extern from "arpa/inet.h":
+    int inet_pton(int family, const char *text, void *address) nogil
+    enum:
+        AF_INET
+        AF_INET6
+
+cdef enum CostKind:
+    COST_FIXED = 0
+    COST_REQUEST = 1
+    COST_BYTES = 2
+
+cdef enum:
+    MAX_KEY_FIELDS = 8
+    # Longer keys are hashed from the heap. 256 bytes hold what tenants, users and addresses look like.
+    KEY_BUFFER_BYTES = 256
+
+cdef struct CompiledLimit:
+    int algorithm
+    int group            # which distinct tuple of key fields
+    int cost_kind
+    int enforced
+    int deny_missing
+    int count_denied
+    int when_full        # 0 share, 1 deny, 2 allow
+    int when_store_fails  # 0 local, 1 deny, 2 allow
+    int identity
+    uint32_t numbers
+    int64_t cost
+    int64_t ttl_us
+    Hash128 seed         # mixed into the key's hash: one hash of a key serves all limits that count by it
+
+cdef struct KeyGroup:
+    int size
+    int fields[MAX_KEY_FIELDS]
+
+cdef dict WHEN_FULL = {"share": 0, "deny": 1, "allow": 2}
+cdef dict WHEN_STORE_FAILS = {"local": 0, "deny": 1, "allow": 2}
+cdef tuple NO_WORDS = ()
+
+
+@cython.final
+cdef class CompiledPolicy:
+    """A policy resolved once: integers, indexes and hashes, with nothing conditional left but the request.
+
+    `limits`: shield.policy.Limit objects. `select(method, path)`: the indexes of the limits that match
+    (ValueError for a value that is malformed), or None when all match always. `guard(request_bytes, content_type)`: None, or (reason, detail). `normalise(path)`: the path that
+    is matched and counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
+    """
+
+    cdef Registry registry
+    cdef readonly tuple limits
+    cdef readonly object owner
+    cdef CompiledLimit *items
+    cdef KeyGroup *groups
+    cdef int n_limits
+    cdef int n_groups
+    cdef list fields              # attribute names of a request; "attributes.NAME" beyond
+    cdef list plans               # per limit: dict plan -> numbers entry, or None
+    cdef list windows
+    cdef tuple everything
+    cdef object select
+    cdef object guard
+    cdef object normalise
+    cdef int ipv6_prefix
+    cdef bint any_plans
+    cdef bint any_calendar
+    cdef int path_field
+    cdef int ip_field
+
+    def __cinit__(self, Registry registry, limits, *, select=None, guard=None, normalise=None, windows=None,
+                  int ipv6_prefix=64):
+        cdef int i
+        cdef CompiledLimit *c
+        cdef dict groups = {}
+        self.registry = registry
+        self.limits = tuple(limits)
+        self.n_limits = len(self.limits)
+        self.select, self.guard, self.normalise = select, guard, normalise
+        self.windows = list(windows) if windows is not None else [None] * self.n_limits
+        self.ipv6_prefix = ipv6_prefix
+        self.everything = tuple(range(self.n_limits))
+        self.fields, self.plans = [], []
+        self.path_field = self.ip_field = -1
+        self.items = <CompiledLimit *>PyMem_Calloc(self.n_limits + 1, sizeof(CompiledLimit))
+        self.groups = <KeyGroup *>PyMem_Calloc(self.n_limits + 1, sizeof(KeyGroup))
+        if self.items == NULL or self.groups == NULL:
+            raise MemoryError
+        for i in range(self.n_limits):
+            self.compile(i, self.limits[i], groups)
+
+    def __dealloc__(self):
+        PyMem_Free(self.items)
+        PyMem_Free(self.groups)
+
+    cdef int compile(self, int i, object limit, dict groups) except -1:
+        cdef CompiledLimit *c = &self.items[i]
+        cdef bytes identity = limit.identity.encode()
+        c.algorithm = ALGORITHMS[limit.algorithm]
+        c.enforced = limit.mode == "enforce"
+        c.deny_missing = limit.missing == "deny"
+        # Leases are places, not units: a refusal cannot take one.
+        c.count_denied = limit.count_denied and c.algorithm != CONCURRENCY and c.enforced
+        c.when_full = WHEN_FULL[limit.when_full]
+        c.when_store_fails = WHEN_STORE_FAILS[limit.when_store_fails]
+        c.ttl_us = limit.ttl_us or 0
+        if limit.cost == "request":
+            c.cost_kind = COST_REQUEST
+        elif limit.cost == "bytes":
+            c.cost_kind = COST_BYTES
+        else:
+            c.cost = limit.cost
+        c.identity = self.registry.identity_index(limit.identity)
+        c.numbers = <uint32_t>self.registry.intern(limit, None, limit.numbers)
+        c.seed = siphash128(<const uint8_t *><const char *>identity, len(identity), self.registry.k0, self.registry.k1)
+        self.plans.append({p: self.registry.intern(limit, p, n) for p, n in limit.plans.items()} or None)
+        self.registry.retire_plans(limit, c.numbers)
+        self.any_plans |= bool(limit.plans)
+        self.any_calendar |= limit.align is not None
+        if limit.key not in groups:
+            groups[limit.key] = self.n_groups
+            self.add_group(limit.key)
+        c.group = groups[limit.key]
+        return 0
+
+    cdef int add_group(self, tuple key) except -1:
+        cdef KeyGroup *g = &self.groups[self.n_groups]
+        if len(key) > MAX_KEY_FIELDS:
+            raise ValueError(f"a key has at most {MAX_KEY_FIELDS} fields")
+        for name in key:
+            if name not in self.fields:
+                self.fields.append(name)
+                if name == "path":
+                    self.path_field = len(self.fields) - 1
+                elif name == "ip":
+                    self.ip_field = len(self.fields) - 1
+            g.fields[g.size] = self.fields.index(name)
+            g.size += 1
+        self.n_groups += 1
+        return 0
+
+    # ---- one request ------------------------------------------------------------------------------------------------
+
+    def charges(self, request):
+        """What `request` would take: `Charges`, refused already when a value is malformed or a guard says so."""
+        return self.plan(request)
+
+    cdef Charges plan(self, object request):
+        cdef Charges charges = Charges.__new__(Charges)
+        cdef tuple matched = self.everything
+        cdef object reason
+        charges.policy = self
+        charges.request = request
+        charges.request_cost = self.request_int(charges, request.cost, "cost", 1)
+        charges.request_bytes = self.request_int(charges, request.bytes, "bytes", 0)
+        self.read_address(charges, request.ip)
+        if self.guard is not None and charges.reason is None:
+            reason = self.guard(charges.request_bytes, request.content_type)
+            if reason is not None:
+                charges.refuse(reason[0], reason[1])
+        if self.select is not None:
+            try:
+                matched = self.select(request.method, request.path)
+            except ValueError as error:
+                charges.refuse("invalid", str(error))
+                matched = ()
+        self.collect(charges, request, matched)
+        return charges
+
+    cdef int collect(self, Charges charges, object request, tuple matched) except -1:
+        cdef Hash128 hashes[16]
+        cdef int states[16]      # per group: 0 not looked at, 1 hashed, 2 a field is absent, 3 a field is malformed
+        cdef Hash128 h
+        cdef int i, state, n_fast = min(self.n_groups, 16)
+        cdef CompiledLimit *c
+        cdef Charge *charge
+        cdef object plan = None
+        charges.reserve(len(matched))
+        memset(states, 0, sizeof(states))
+        if self.any_plans:
+            plan = request.plan
+        for index in matched:
+            i = index
+            c = &self.items[i]
+            if c.group < n_fast and states[c.group]:
+                state = states[c.group]
+                h = hashes[c.group]
+            else:
+                state = self.hash_group(charges, request, c.group, &h)
+                if c.group < n_fast:
+                    states[c.group] = state
+                    hashes[c.group] = h
+            if state != 1:
+                if state == 2 and c.deny_missing and c.enforced and charges.reason is None:
+                    charges.refuse("missing", f"{self.absent(request, i)}: needed by limit {self.limits[i].name}")
+                continue
+            charge = charges.add()
+            charge.limit = i
+            charge.hash.a = h.a ^ c.seed.a
+            charge.hash.b = h.b ^ c.seed.b
+            charge.hash = never_zero(charge.hash)
+            charge.numbers = c.numbers
+            if plan is not None and self.plans[i] is not None:
+                found = (<dict>self.plans[i]).get(plan)
+                if found is not None:
+                    charge.numbers = found
+            charge.cost = (c.cost if c.cost_kind == COST_FIXED
+                           else charges.request_cost if c.cost_kind == COST_REQUEST else charges.request_bytes)
+            if c.cost_kind != COST_FIXED:
+                charges.settleable = True
+            if c.algorithm == CONCURRENCY:
+                charges.has_leases = True
+        if charges.reason is not None:
+            charges.keep_penalties()
+        return 0
+
+    cdef int64_t request_int(self, Charges charges, object value, str name, int64_t absent) except -1:
+        """A count stated by the request: malformed ones are the client's, hence refusals."""
+        cdef int overflow = 0
+        cdef long long number
+        if value is None:
+            return absent
+        if PyLong_Check(value) and not PyBool_Check(value):
+            number = PyLong_AsLongLongAndOverflow(value, &overflow)
+            if not overflow and 0 <= number < (<int64_t>1 << MAX_COST_BITS):
+                return number
+        charges.refuse("invalid", f"{name}: expected an integer from 0 to 2**53 - 1")
+        return absent
+
+    cdef int read_address(self, Charges charges, object text) except -1:
+        """The address in its canonical form: 4 bytes, or the first ipv6_prefix bits of 16; mapped IPv4 is IPv4."""
+        cdef const char *data
+        cdef Py_ssize_t size_bytes, whole
+        cdef uint8_t *a = charges.address
+        if text is None:
+            return 0
+        if not PyUnicode_Check(text):
+            charges.refuse("invalid", f"ip: expected an address as text, not {type(text).__name__}")
+            return 0
+        try:
+            data = PyUnicode_AsUTF8AndSize(text, &size_bytes)
+        except UnicodeEncodeError:
+            charges.refuse("invalid", "ip: not an IPv4 or IPv6 address")
+            return 0
+        if size_bytes == 0:
+            return 0
+        # 45 characters hold any address; inet_pton would stop at a NUL byte and believe what came before.
+        if size_bytes <= 45 and memchr(data, 0, size_bytes) == NULL:
+            if inet_pton(AF_INET, data, a) == 1:
+                charges.address_bytes = 4
+                return 0
+            if inet_pton(AF_INET6, data, a) == 1:
+                charges.address_bytes = 16
+                if memcmp_mapped(a):
+                    memcpy(a, a + 12, 4)
+                    charges.address_bytes = 4
+                    return 0
+                whole = self.ipv6_prefix // 8
+                if whole < 16:
+                    a[whole] = a[whole] & <uint8_t>(0xFF00 >> (self.ipv6_prefix % 8))
+                    memset(a + whole + 1, 0, 15 - whole)
+                return 0
+        charges.refuse("invalid", "ip: not an IPv4 or IPv6 address")
+        return 0
+
+    cdef object value_of(self, object request, int field):
+        """A key field's value: a str that is not empty, or None."""
+        cdef str name = self.fields[field]
+        cdef object value
+        if name.startswith("attributes."):
+            value = request.attributes
+            value = value.get(name[11:]) if value is not None else None
+            if isinstance(value, (bool, int, float)):
+                value = str(value).lower() if isinstance(value, bool) else str(value)
+        else:
+            value = getattr(request, name)
+            if field == self.path_field and value is not None and self.normalise is not None:
+                value = self.normalise(value)
+        if value is not None and not PyUnicode_Check(value):
+            raise TypeError(f"{name}: expected text, not {type(value).__name__}")
+        return value or None
+
+    cdef int hash_group(self, Charges charges, object request, int group, Hash128 *h) except -1:
+        """Hashes the key fields, each behind its length: no two different keys have the same bytes. The state for collect."""
+        cdef KeyGroup *g = &self.groups[group]
+        cdef uint8_t buffer[KEY_BUFFER_BYTES]
+        cdef const char *data
+        cdef Py_ssize_t size_bytes
+        cdef uint32_t size32
+        cdef size_t used = 0
+        cdef int i
+        cdef object value
+        for i in range(g.size):
+            if g.fields[i] == self.ip_field:
+                if charges.address_bytes == 0:
+                    return 2
+                data = <const char *>charges.address
+                size_bytes = charges.address_bytes
+            else:
+                try:
+                    value = self.value_of(request, g.fields[i])
+                    if value is None:
+                        return 2
+                    data = PyUnicode_AsUTF8AndSize(value, &size_bytes)
+                except (TypeError, UnicodeEncodeError) as error:
+                    charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
+                    return 3
+            if used + 4 + size_bytes > KEY_BUFFER_BYTES:
+                return self.hash_long(charges, request, group, h)
+            size32 = <uint32_t>size_bytes
+            memcpy(buffer + used, &size32, 4)
+            memcpy(buffer + used + 4, data, size_bytes)
+            used += 4 + size_bytes
+        h[0] = siphash128(buffer, used, self.registry.k0, self.registry.k1)
+        return 1
+
+    cdef int hash_long(self, Charges charges, object request, int group, Hash128 *h) except -1:
+        cdef object key = self.partition(charges, group)
+        if isinstance(key, int):
+            return key
+        h[0] = siphash128(<const uint8_t *><const char *>(<bytes>key), len(key), self.registry.k0, self.registry.k1)
+        return 1
+
+    cdef object partition(self, Charges charges, int group):
+        """The key's canonical bytes, or the state that says why there are none."""
+        cdef KeyGroup *g = &self.groups[group]
+        cdef list parts = []
+        cdef int i
+        cdef object value
+        for i in range(g.size):
+            if g.fields[i] == self.ip_field:
+                if charges.address_bytes == 0:
+                    return 2
+                value = (<char *>charges.address)[:charges.address_bytes]
+            else:
+                try:
+                    value = self.value_of(charges.request, g.fields[i])
+                    if value is None:
+                        return 2
+                    value = value.encode()
+                except (TypeError, UnicodeEncodeError) as error:
+                    charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
+                    return 3
+            parts.append((<uint32_t>len(value)).to_bytes(4, "little"))
+            parts.append(value)
+        return b"".join(parts)
+
+    cdef str absent(self, object request, int i):
+        cdef KeyGroup *g = &self.groups[self.items[i].group]
+        cdef int k
+        for k in range(g.size):
+            name = self.fields[g.fields[k]]
+            if self.value_of(request, g.fields[k]) is None:
+                return name
+        return "key"
+
+    def explain(self, request):
+        """For each limit: (matched, why, key text or None). For people: it shows values, which nothing else here does."""
+        cdef Charges charges = Charges.__new__(Charges)
+        cdef list out = []
+        cdef int i
+        charges.policy = self
+        charges.request = request
+        self.read_address(charges, request.ip)
+        selected = self.everything if self.select is None else self.select(request.method, request.path)
+        for i in range(self.n_limits):
+            limit = self.limits[i]
+            if i not in selected:
+                out.append((False, "method or path does not match", None))
+                continue
+            key = self.partition(charges, self.items[i].group)
+            if isinstance(key, bytes):
+                shown = ", ".join(f"{name}={self.shown(charges, request, name)}" for name in limit.key)
+                out.append((True, "matches", shown))
+            elif key == 2:
+                out.append((False, f"{self.absent_shown(charges, request, i)} is absent (missing = \"{limit.missing}\")", None))
+            else:
+                out.append((False, charges.detail, None))
+        return out
+
+    cdef str absent_shown(self, Charges charges, object request, int i):
+        for name in self.limits[i].key:
+            if self.shown(charges, request, name) is None:
+                return name
+        return "key"
+
+    cdef object shown(self, Charges charges, object request, str name):
+        if name == "ip":
+            if charges.address_bytes == 0:
+                return None
+            raw = (<char *>charges.address)[:charges.address_bytes]
+            import ipaddress
+            text = str(ipaddress.ip_address(raw))
+            return f"{text}/{self.ipv6_prefix}" if len(raw) == 16 else text
+        return self.value_of(request, self.fields.index(name))
+
+
+cdef inline bint memcmp_mapped(const uint8_t *a) noexcept nogil:
+    """::ffff:a.b.c.d"""
+    cdef int i
+    for i in range(10):
+        if a[i] != 0:
+            return False
+    return a[10] == 0xFF and a[11] == 0xFF
+
+
+cdef str malformed(str field, object error):
+    if isinstance(error, UnicodeEncodeError):
+        return f"{field}: not text (a lone surrogate at position {error.start})"
+    return str(error) if str(error).startswith(field) else f"{field}: {error}"

@@ -1,0 +1,232 @@
+cdef dict STATUS_OF = {
+    "ok": 200, "limit": 429, "concurrency": 429, "blocked": 403, "challenge": 403, "invalid": 400, "missing": 400,
+    "identity": 401, "unregistered": 404, "too_large": 413, "content_type": 415, "store_full": 503, "store_unavailable": 503,
+}
+
+
+cdef Decision decide(Charges charges):
+    """What the charges' outcome means."""
+    cdef Decision d = Decision.__new__(Decision)
+    d.charges = charges
+    d.allowed = charges.admitted
+    if charges.admitted:
+        d.reason = "ok"
+        d.status = 200
+    else:
+        d.reason = charges.reason if charges.reason is not None else denial(charges)
+        d.status = STATUS_OF[d.reason]
+    return d
+
+
+cdef str denial(Charges charges):
+    """A limit outranks concurrency, and both outrank a store that could not say."""
+    cdef int i, rank = 0
+    cdef Charge *charge
+    for i in range(charges.n):
+        charge = &charges.items[i]
+        if charge.verdict == FITS or not charges.policy.items[charge.limit].enforced:
+            continue
+        if charge.verdict == OVER:
+            rank = max(rank, 3 if charges.policy.items[charge.limit].algorithm == CONCURRENCY else 4)
+        else:
+            rank = max(rank, 2 if charge.verdict == FULL else 1)
+    return ("", "store_unavailable", "store_full", "concurrency", "limit")[rank]
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Decision:
+    """The whole answer for one request. True as a condition when allowed. All but the verdict is computed when read.
+
+    Durations are seconds, exact to the microsecond; `retry_after` is 0 when allowed and None when the cost never fits.
+    """
+
+    cdef readonly Charges charges
+    cdef readonly bint allowed
+    cdef readonly int status
+    cdef readonly str reason
+    cdef readonly object receipt
+    cdef list lease_handles
+
+    def __init__(self, Charges charges):
+        cdef Decision made = decide(charges)
+        self.charges, self.allowed, self.status, self.reason = charges, made.allowed, made.status, made.reason
+
+    def __bool__(self):
+        return self.allowed
+
+    def __repr__(self):
+        return f"Decision({self.status} {self.reason}, violated={self.violated}, retry_after={self.retry_after})"
+
+    def attach(self, receipt, leases):
+        """For the facade: the handles for what comes after this decision."""
+        self.receipt = receipt
+        self.lease_handles = list(leases) or None
+
+    @property
+    def has_sequel(self):
+        """Something may come after: costs to settle or places to release."""
+        return self.allowed and (self.charges.settleable or self.charges.has_leases)
+
+    @property
+    def detail(self):
+        """A sentence that names the field, where a value or a guard refused; else None."""
+        return self.charges.detail
+
+    @property
+    def degraded(self):
+        """True when some limit was decided without the store's truth, because the policy said so."""
+        return self.charges.degraded
+
+    @property
+    def cost(self):
+        return self.charges.request_cost
+
+    @property
+    def request_id(self):
+        return self.charges.request.request_id or None
+
+    @property
+    def leases(self):
+        """Handles of the concurrency places this request holds; give them to `release`."""
+        return self.lease_handles if self.lease_handles is not None else []
+
+    @property
+    def idempotency(self):
+        return None
+
+    @property
+    def response(self):
+        return None
+
+    @property
+    def violated(self):
+        """Names of the limits that refused."""
+        return self.refusing(1)
+
+    @property
+    def shadow(self):
+        """Names of the limits in shadow mode that would have refused."""
+        return self.refusing(0)
+
+    cdef list refusing(self, int enforced):
+        cdef int i
+        cdef Charges c = self.charges
+        return [c.policy.limits[c.items[i].limit].name for i in range(c.n)
+                if c.items[i].verdict != FITS and c.policy.items[c.items[i].limit].enforced == enforced
+                and c.reason is None]
+
+    @property
+    def retry_after(self):
+        """The longest wait among the limits that stand in the way, penalties of this refusal included; None is longest."""
+        cdef object wait = self.retry_after_us()
+        return None if wait is None else wait / 1_000_000
+
+    cdef object retry_after_us(self):
+        cdef int i
+        cdef Charges c = self.charges
+        cdef CompiledLimit *limit
+        cdef object longest = 0, wait
+        if self.allowed:
+            return 0
+        if c.reason is not None:
+            return None  # a malformed or oversized request does not become right by waiting
+        for i in range(c.n):
+            limit = &c.policy.items[c.items[i].limit]
+            if not limit.enforced or (c.items[i].verdict == FITS and not limit.count_denied) or (
+                    c.items[i].unknown and c.items[i].verdict == FITS):
+                continue
+            wait = c.refusal_retry_of(&c.items[i])
+            if wait is None:
+                return None
+            longest = max(longest, wait)
+        return longest
+
+    @property
+    def limits(self):
+        """A `LimitStatus` for every limit that was asked, those in shadow mode included."""
+        cdef int i
+        cdef Charges c = self.charges
+        if c.reason is not None:
+            return []
+        return [c.status(&c.items[i]) for i in range(c.n) if not c.items[i].unknown]
+
+    @property
+    def headers(self):
+        """RateLimit-Policy, RateLimit (draft-ietf-httpapi-ratelimit-headers) and Retry-After (RFC 9110), where they apply."""
+        cdef int i
+        cdef Charges c = self.charges
+        cdef Charge *charge
+        cdef list policies = [], states = []
+        cdef dict headers = {}
+        cdef object wait
+        for i in range(c.n):
+            charge = &c.items[i]
+            if not c.policy.items[charge.limit].enforced or charge.unknown or c.reason is not None:
+                continue
+            policies.append(policy_item(c, charge))
+            if self.allowed or charge.verdict != FITS:
+                states.append(state_item(c, charge))
+        if policies:
+            headers["RateLimit-Policy"] = ", ".join(policies)
+        if states:
+            headers["RateLimit"] = ", ".join(states)
+        if not self.allowed:
+            wait = self.retry_after_us()
+            if wait is not None:
+                headers["Retry-After"] = str(-(-wait // 1_000_000))
+        return headers
+
+    def as_dict(self):
+        """The wire's decision object."""
+        cdef dict out = {
+            "allowed": self.allowed, "status": self.status, "reason": self.reason, "violated": self.violated,
+            "retry_after": self.retry_after, "cost": self.cost,
+            "limits": [{"name": s.name, "allowed": s.allowed, "cost": s.cost, "limit": s.limit, "remaining": s.remaining,
+                        "reset_after": s.reset_after, "retry_after": s.retry_after} for s in self.limits],
+            "headers": self.headers, "request_id": self.request_id, "degraded": self.degraded, "shadow": self.shadow,
+            "receipt": self.receipt, "leases": self.leases, "idempotency": None, "response": None,
+        }
+        if self.detail is not None:
+            out["detail"] = self.detail
+        return out
+
+    def to_json(self):
+        """The wire's decision object as bytes."""
+        return encode_json(self.as_dict())
+
+    def explain(self):
+        """Per charge: (limit name, cost, fits, remaining). For people."""
+        cdef int i
+        cdef Charges c = self.charges
+        return [(c.policy.limits[c.items[i].limit].name, c.items[i].cost, c.items[i].verdict == FITS,
+                 None if c.items[i].unknown else c.remaining_of(&c.items[i])) for i in range(c.n)]
+
+
+cdef str policy_item(Charges c, Charge *charge):
+    cdef Numbers *n = &c.policy.registry.items[charge.numbers]
+    cdef object limit = c.policy.limits[charge.limit]
+    cdef object window_us = n.window_us
+    cdef str item = f'"{limit.name}";q={n.limit}'
+    if n.algorithm == CONCURRENCY:
+        return item + ';qu="concurrent-requests"'
+    if limit.cost == "bytes":
+        item += ';qu="content-bytes"'
+    if n.algorithm == TOKEN_BUCKET:
+        window_us = from_u128(ceil_div((<u128>n.limit) * (<u128>n.unit), <u128>n.refill))
+    elif n.calendar:
+        window_us = 86_400_000_000 if limit.align == "day" else 0
+    if window_us >= 1_000_000:
+        item += f";w={-(-window_us // 1_000_000)}"
+    return item
+
+
+cdef str state_item(Charges c, Charge *charge):
+    cdef Numbers *n = &c.policy.registry.items[charge.numbers]
+    cdef int64_t left = c.remaining_of(charge)
+    cdef str item = f'"{c.policy.limits[charge.limit].name}";r={left}'
+    cdef object wait
+    if n.algorithm != CONCURRENCY and left < n.limit:
+        wait = c.retry_of(charge, left + 1)
+        item += f";t={-(-wait // 1_000_000)}"
+    return item

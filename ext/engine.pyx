@@ -1,0 +1,58 @@
+# cython: language_level=3
+"""From a request to a decision: what a compiled policy charges, one atomic step in memory, and the answer.
+
+    CompiledPolicy.charges(request) -> Charges      pure: which buckets, how much
+    Table.apply(charges)                            the one step that remembers anything
+    Decision(charges)                               pure: what it means; most of it is computed only when read
+
+A remote store takes Table's place: it reads the charges through `Charges.bucket` and hands back what became of them
+through `Charges.resolve`. The classes live in one extension because they read each other's structs; each has its own file.
+"""
+
+import heapq
+import os
+from collections import OrderedDict
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.object cimport PyObject
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcpy, memset
+
+from keys cimport (
+    MAX_COST_BITS, PyBool_Check, PyLong_AsLongLongAndOverflow, PyLong_Check, PyUnicode_AsUTF8AndSize, PyUnicode_Check,
+    never_zero, read_clock,
+)
+from keytable cimport (
+    SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, home_of, prefetch, table_close, table_find, table_insert, table_open, table_sweep,
+)
+from level cimport (
+    CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, fresh, give_back, level_of,
+    owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch, window_start,
+)
+from siphash cimport Hash128, siphash128
+from ticks cimport ceil_div, clip_us, from_u128, seconds, u128
+
+import msgspec
+
+from shield.core.status import LimitStatus
+
+cdef object status_new = tuple.__new__
+cdef object encode_json = msgspec.json.encode
+
+cdef dict ALGORITHMS = {
+    "token-bucket": TOKEN_BUCKET, "sliding-window": SLIDING_WINDOW, "fixed-window": FIXED_WINDOW, "concurrency": CONCURRENCY,
+}
+
+cdef enum Verdict:
+    FITS = 0
+    OVER = 1
+    FULL = 2           # no room for a newcomer's bucket, and the limit says to deny then
+    UNAVAILABLE = 3    # no store, and the limit says to deny then
+
+include "registry.pxi"
+include "compiled_policy.pxi"
+include "charges.pxi"
+include "leases.pxi"
+include "table.pxi"
+include "decision.pxi"

@@ -1,0 +1,308 @@
+@cython.final
+cdef class Table:
+    """The memory store's engine: cells and leases of this process, and the one atomic step over all charges of a request.
+
+    The step never releases the GIL between its first read and its last write. It asks every charge first and writes only
+    then, so a refused request leaves nothing behind.
+    """
+
+    cdef KeyTable keys
+    cdef readonly Registry registry
+    cdef readonly LeaseTable leases
+    cdef Cell *shared            # per limit identity: the bucket that newcomers share when the table is full
+    cdef int shared_room
+    cdef object clock
+    cdef readonly int64_t shared_uses
+    cdef readonly int64_t full_denials
+    cdef readonly int64_t full_allowances
+
+    def __cinit__(self, Registry registry, *, int64_t max_keys=1_000_000, int64_t max_leases=65_536, clock=None):
+        if not 1 <= max_keys <= 1_000_000_000:
+            raise ValueError(f"max_keys must be from 1 to 1_000_000_000, not {max_keys}")
+        if not 1 <= max_leases <= 10_000_000:
+            raise ValueError(f"max_leases must be from 1 to 10_000_000, not {max_leases}")
+        self.registry = registry
+        self.leases = LeaseTable(max_leases)
+        self.clock = clock
+        if not table_open(&self.keys, max_keys):
+            raise MemoryError(f"no memory for max_keys={max_keys}")
+
+    def __dealloc__(self):
+        table_close(&self.keys)
+        PyMem_Free(self.shared)
+
+    def __len__(self):
+        return self.keys.count
+
+    @property
+    def max_keys(self):
+        return self.keys.max_cells
+
+    @property
+    def size_bytes(self):
+        return self.keys.size_bytes
+
+    def check(self, CompiledPolicy policy, request):
+        """Plan, one step, decision: the fast path of a store that needs no I/O."""
+        cdef Charges charges = policy.plan(request)
+        self.step(charges, read_clock(self.clock, 0), False)
+        return decide(charges)
+
+    def apply(self, Charges charges, *, bint degraded=False, now_us=None):
+        """The step alone. `degraded`: stand in for a store that is away, each limit by its `when_store_fails`."""
+        self.step(charges, read_clock(self.clock, 0) if now_us is None else now_us, degraded)
+
+    cdef int step(self, Charges charges, int64_t now_us, bint degraded) except -1:
+        charges.now_us = now_us
+        if charges.n == 0:
+            charges.admitted = charges.reason is None
+            return 0
+        charges.degraded = degraded
+        self.prepare(charges, now_us)
+        self.look(charges, now_us, degraded)
+        charges.conclude()
+        self.commit(charges, now_us)
+        return 0
+
+    cdef int prepare(self, Charges charges, int64_t now_us) except -1:
+        cdef int i
+        cdef Charge *charge
+        cdef int identities = len(self.registry.identities)
+        for i in range(charges.n):
+            charge = &charges.items[i]
+            prefetch(&self.keys.cells[home_of(&self.keys, charge.hash.a)])
+            if charges.policy.any_calendar and charges.policy.windows[charge.limit] is not None:
+                self.registry.refresh_calendar(charge.numbers, charges.policy.windows[charge.limit], now_us)
+        if self.shared_room < identities:
+            self.shared = <Cell *>PyMem_Realloc(self.shared, identities * sizeof(Cell))
+            if self.shared == NULL:
+                raise MemoryError
+            memset(&self.shared[self.shared_room], 0, (identities - self.shared_room) * sizeof(Cell))
+            self.shared_room = identities
+        return 0
+
+    cdef int look(self, Charges charges, int64_t now_us, bint degraded) except -1:
+        """Brings a copy of every state to now and asks it. Writes nothing."""
+        cdef int i, newcomers = 0, algorithm
+        cdef Charge *charge
+        cdef CompiledLimit *c
+        for i in range(charges.n):
+            charge = &charges.items[i]
+            c = &charges.policy.items[charge.limit]
+            charge.verdict = FITS
+            charge.unknown = charge.newcomer = charge.rebased = False
+            charge.cell = NULL
+            if degraded and c.when_store_fails != 0:
+                charge.unknown = True
+                if c.when_store_fails == 1:
+                    charge.verdict = UNAVAILABLE
+                continue
+            if c.algorithm == CONCURRENCY:
+                self.look_at_leases(charges, charge, now_us)
+                continue
+            charge.cell = table_find(&self.keys, charge.hash.a, charge.hash.b)
+            charge.newcomer = charge.cell == NULL
+            newcomers += charge.newcomer
+        if self.keys.count + newcomers > self.keys.max_cells:
+            self.make_room(charges, newcomers, now_us)
+        for i in range(charges.n):
+            charge = &charges.items[i]
+            c = &charges.policy.items[charge.limit]
+            if c.algorithm != CONCURRENCY and not charge.unknown:
+                self.look_at_cell(charges, charge, c, now_us)
+        return 0
+
+    cdef int make_room(self, Charges charges, int newcomers, int64_t now_us) except -1:
+        """Full: drop what can be forgotten nearby; the newcomers that still find no room share, are denied, or pass."""
+        cdef int i
+        cdef int64_t room
+        cdef Charge *charge
+        cdef CompiledLimit *c
+        table_sweep(&self.keys, self.registry.items, now_us, SWEEP_SLOTS_FULL)
+        room = self.keys.max_cells - self.keys.count
+        for i in range(charges.n):
+            charge = &charges.items[i]
+            c = &charges.policy.items[charge.limit]
+            if c.algorithm == CONCURRENCY or charge.unknown:
+                continue
+            # The sweep may have moved or dropped cells.
+            charge.cell = table_find(&self.keys, charge.hash.a, charge.hash.b)
+            charge.newcomer = charge.cell == NULL
+            if not charge.newcomer:
+                continue
+            if room > 0:
+                room -= 1
+                continue
+            if c.when_full == 0:
+                charge.cell = &self.shared[c.identity]
+                charge.newcomer = False
+                self.shared_uses += 1
+            elif c.when_full == 1:
+                charge.verdict = FULL if charge.cost > 0 else FITS
+                self.full_denials += 1
+            else:
+                charge.unknown = True
+                self.full_allowances += 1
+        return 0
+
+    cdef int look_at_cell(self, Charges charges, Charge *charge, CompiledLimit *c, int64_t now_us) except -1:
+        cdef Numbers *n = &self.registry.items[charge.numbers]
+        cdef Cell *source = charge.cell
+        if source == NULL:
+            # A newcomer starts at the level of the shared bucket: what it may have spent there is not forgiven.
+            source = &self.shared[c.identity]
+        charge.state = source[0]
+        if source.numbers == 0:
+            fresh(&charge.state, n, now_us)
+        else:
+            charge.rebased = touch(&charge.state, &self.registry.items[source.numbers], n, now_us)
+        charge.state.numbers = charge.numbers
+        charge.end_us = n.end_us if n.calendar else charge.state.at_us + n.window_us
+        if n.calendar and charge.state.at_us != n.start_us:
+            charge.end_us = charges.policy.windows[charge.limit](charge.state.at_us)[1]
+            n = &self.registry.items[charge.numbers]
+        if charge.verdict == FITS and not fits(&charge.state, n, charge.cost, now_us):
+            charge.verdict = OVER
+        return 0
+
+    cdef int look_at_leases(self, Charges charges, Charge *charge, int64_t now_us) except -1:
+        cdef Numbers *n = &self.registry.items[charge.numbers]
+        cdef LeaseSet leases = self.leases.find(charge_address(charge), now_us)
+        charge.state.low = 0 if leases is None else leases.in_use
+        charge.state.at_us = 0
+        if charge.cost == 0:
+            return 0
+        if <int64_t>charge.state.low + charge.cost > n.limit:
+            charge.verdict = OVER
+            if charge.cost <= n.limit and leases is not None:
+                charge.state.at_us = leases.enough_expire_us(<int64_t>charge.state.low + charge.cost - n.limit)
+        elif self.leases.count + charge.cost > self.leases.max_leases:
+            self.leases.sweep(now_us, SWEEP_SLOTS_FULL)
+            if self.leases.count + charge.cost > self.leases.max_leases:
+                charge.verdict = FULL
+                self.full_denials += 1
+        return 0
+
+    cdef int commit(self, Charges charges, int64_t now_us) except -1:
+        cdef int i, inserted = 0
+        cdef Charge *charge
+        cdef CompiledLimit *c
+        cdef Numbers *n
+        cdef bint write
+        for i in range(charges.n):
+            charge = &charges.items[i]
+            c = &charges.policy.items[charge.limit]
+            n = &self.registry.items[charge.numbers]
+            if charge.unknown or charge.verdict >= FULL or charge.cost == 0:
+                continue
+            if c.algorithm == CONCURRENCY:
+                if charges.admitted and charge.verdict == FITS:
+                    self.leases.take(charge_address(charge), charges.ids()[i], now_us + c.ttl_us, charge.cost, now_us)
+                    charge.state.low += <uint64_t>charge.cost
+                continue
+            write = charge.rebased
+            if charges.admitted:
+                if charge.verdict == FITS:
+                    take(&charge.state, n, charge.cost)
+                    write = True
+            elif c.count_denied:
+                penalise(&charge.state, n, charge.cost, now_us)
+                write = True
+            if write:
+                inserted += charge.newcomer
+                self.write(charge)
+        if inserted:
+            table_sweep(&self.keys, self.registry.items, now_us, inserted * SWEEP_SLOTS)
+        return 0
+
+    cdef int write(self, Charge *charge) noexcept:
+        if charge.newcomer:
+            charge.cell = table_insert(&self.keys, charge.hash.a, charge.hash.b)
+        charge.state.hash_a = charge.cell.hash_a
+        charge.state.hash_b = charge.cell.hash_b
+        charge.cell[0] = charge.state
+        return 0
+
+    # ---- what comes after a decision --------------------------------------------------------------------------------
+
+    def settle(self, CompiledPolicy policy, bytes receipt_id, int64_t expires_us, int64_t charged_us, entries, *, now_us=None):
+        """Refunds or charges differences, once per receipt. False when it was settled before.
+
+        `entries`: (limit index, plan or None, address of 16 bytes, charged, actual, window start or None).
+        MemoryError when there is no room to remember that it was settled: then nothing is.
+        """
+        cdef int64_t now = read_clock(self.clock, 0) if now_us is None else now_us
+        cdef Hash128 h = never_zero(siphash128(<const uint8_t *><const char *>receipt_id, len(receipt_id),
+                                               self.registry.k1, self.registry.k0))
+        cdef Cell *cell = table_find(&self.keys, h.a, h.b)
+        if cell != NULL and cell.at_us > now:
+            return False
+        if cell == NULL:
+            if self.keys.count >= self.keys.max_cells:
+                table_sweep(&self.keys, self.registry.items, now, SWEEP_SLOTS_FULL)
+            if self.keys.count >= self.keys.max_cells:
+                raise MemoryError("the table is full of live keys")
+            cell = table_insert(&self.keys, h.a, h.b)
+        cell.numbers = 0
+        cell.low = cell.high = 0
+        cell.at_us = expires_us
+        for index, plan, address, charged, actual, start_us in entries:
+            self.settle_one(policy, index, plan, address, charged, actual, charged_us, start_us or 0, now)
+        table_sweep(&self.keys, self.registry.items, now, (len(entries) + 1) * SWEEP_SLOTS)
+        return True
+
+    cdef int settle_one(self, CompiledPolicy policy, int index, object plan, bytes address, int64_t charged, int64_t actual,
+                        int64_t charged_us, int64_t start_us, int64_t now_us) except -1:
+        cdef CompiledLimit *c = &policy.items[index]
+        cdef uint32_t entry = c.numbers
+        cdef Numbers *n
+        cdef Charge charge
+        if charged == actual:
+            return 0
+        if plan is not None and policy.plans[index] is not None:
+            entry = (<dict>policy.plans[index]).get(plan, entry)
+        if policy.windows[index] is not None:
+            self.registry.refresh_calendar(entry, policy.windows[index], now_us)
+        n = &self.registry.items[entry]
+        memset(&charge, 0, sizeof(charge))
+        memcpy(&charge.hash, <const char *>address, 16)
+        charge.cell = table_find(&self.keys, charge.hash.a, charge.hash.b)
+        if charge.cell == NULL and (actual < charged or self.keys.count >= self.keys.max_cells):
+            return 0  # it has drained since: there is nothing to give back
+        charge.newcomer = charge.cell == NULL
+        if charge.newcomer:
+            fresh(&charge.state, n, now_us)
+        else:
+            charge.state = charge.cell[0]
+            touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
+        charge.state.numbers = entry
+        if actual < charged:
+            give_back(&charge.state, n, charged - actual, charged_us, now_us, start_us)
+        else:
+            owe(&charge.state, n, actual - charged)
+        self.write(&charge)
+        return 0
+
+    def release(self, entries, *, now_us=None):
+        """Frees places: `entries` are (address, lease id). How many places came free; unknown ones are no-ops."""
+        cdef int64_t now = read_clock(self.clock, 0) if now_us is None else now_us
+        cdef int64_t freed = 0
+        for address, lease_id in entries:
+            freed += self.leases.release(address, lease_id, now)
+        return freed
+
+    def now_us(self):
+        """The store's clock, in whole microseconds."""
+        return read_clock(self.clock, 0)
+
+    def stats(self):
+        """Counts for metrics."""
+        return {
+            "keys": self.keys.count, "max_keys": self.keys.max_cells, "size_bytes": self.keys.size_bytes,
+            "leases": self.leases.count, "max_leases": self.leases.max_leases, "full_shared": self.shared_uses,
+            "full_denied": self.full_denials, "full_allowed": self.full_allowances,
+        }
+
+
+cdef inline bytes charge_address(Charge *charge):
+    return (<char *>&charge.hash)[:16]

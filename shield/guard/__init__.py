@@ -1,0 +1,1 @@
+"""Guards: checks on one request that are no quota. Pure, and each a refusal or nothing."""

@@ -1,0 +1,125 @@
+"""From a file or text to a policy: bounded, decoded, parsed by its syntax, then validated.
+
+Whatever the text holds, the outcome is a policy or a PolicyError. What a syntax would let through silently is
+refused: keys that are there twice, YAML aliases (they expand) and merge keys, JSON's NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shield.errors import PolicyError, PolicyIssue
+from shield.policy.kinds import found
+from shield.policy.model import Policy
+from shield.policy.validate import MAX_DEPTH, build
+
+# A thousand limits with every key written out are a third of this; parsing time grows with it.
+MAX_BYTES = 1_048_576
+MAX_DOTS = 16
+
+_SUFFIXES = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
+# tomllib takes quadratic time and memory for one key of many dotted parts.
+_DOTTED = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DOTS}}}(?:[\w"'-])"""
+)
+
+
+def load(path: str | PathLike[str]) -> Policy:
+    """The policy in this file, by its suffix. Raises PolicyError, also when the file cannot be read."""
+    source = str(fspath(path))
+    format = _SUFFIXES.get(Path(source).suffix.lower())
+    if format is None:
+        _refuse(f"found the suffix {Path(source).suffix!r}; allowed: {', '.join(_SUFFIXES)}", source)
+    try:
+        with open(source, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        _refuse(f"cannot be read: {reason}", source)
+    return parse(data, format, source)
+
+
+def parse(text: str | bytes, format: str = "toml", source: str | None = None) -> Policy:
+    """The policy in this text, which is "toml", "yaml" or "json". Raises PolicyError; ValueError for another
+    format.
+    """
+    reader = _READERS.get(format)
+    if reader is None:
+        raise ValueError(f"format: found {format!r}; allowed: {', '.join(_READERS)}")
+    readable = _bounded(text, source)
+    try:
+        tree = reader(readable)
+    except RecursionError:
+        _refuse(f"found tables or lists nested too deeply; allowed: at most {MAX_DEPTH} levels", source)
+    except ValueError as error:
+        _refuse(f"not readable as {format.upper()}: {_one_line(error)}", source)
+    return build(tree, source)
+
+
+def _bounded(text: str | bytes, source: str | None) -> str:
+    """The text without a byte order mark, at most MAX_BYTES of UTF-8 without NUL."""
+    if len(text) > MAX_BYTES:
+        _refuse(f"found more than {MAX_BYTES:,} bytes; allowed: at most {MAX_BYTES:,} bytes", source)
+    try:
+        if isinstance(text, str):
+            size = len(text.encode())
+        else:
+            size = len(text)
+            text = text.decode()
+    except UnicodeError as error:
+        _refuse(f"found text that is not UTF-8 (at {error.start}); allowed: UTF-8", source)  # type: ignore[attr-defined]
+    if size > MAX_BYTES:
+        _refuse(f"found {size:,} bytes; allowed: at most {MAX_BYTES:,} bytes", source)
+    if "\0" in text:
+        _refuse("found a NUL character; allowed: text", source)
+    return text.removeprefix("\ufeff")
+
+
+def _toml(text: str) -> object:
+    if _DOTTED.search(text):
+        raise ValueError(f"found a key of more than {MAX_DOTS} dotted parts; allowed: at most {MAX_DOTS}")
+    return tomllib.loads(text)
+
+
+def _json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ValueError(f"found the key {found(name)} twice in one object; allowed: once")
+        table[name] = value
+    return table
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"found {name}; allowed: numbers that JSON has")
+
+
+def _yaml(text: str) -> object:
+    try:
+        from shield.policy import yaml_reader
+    except ImportError:
+        raise ValueError(
+            "PyYAML is not installed; install it with: pip install 'shield-limiter[yaml]', or write TOML or JSON"
+        ) from None
+    return yaml_reader.read(text, MAX_DEPTH)
+
+
+_READERS: dict[str, Callable[[str], object]] = {"toml": _toml, "yaml": _yaml, "json": _json}
+
+
+def _one_line(error: ValueError) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _refuse(message: str, source: str | None) -> NoReturn:
+    raise PolicyError([PolicyIssue("", message)], source)

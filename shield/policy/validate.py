@@ -1,0 +1,294 @@
+"""From what a file holds to the model: every key by the schema, then the rules that span several keys.
+
+A wrong file is refused whole. Everything that is wrong is found in one run; a rule is skipped only where a
+value that it needs was refused already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from shield.errors import PolicyError
+from shield.policy import schema
+from shield.policy.kinds import REFUSED, Report, join
+from shield.policy.model import CONCURRENCY, TOKEN_BUCKET, Identity, Limit, Numbers, Policy, SizeGuard
+from shield.rate import Rate, parse_duration
+
+# The deepest policy there is (limit, plans, plan, key) has 5 levels; the rest is room for a helpful error.
+MAX_DEPTH = 16
+
+_DAY_US = 86_400_000_000
+_DEFAULT_TTL_US = parse_duration("60s")
+_UNITS_ALLOWED = f"a count from 1 to {schema.MAX_UNITS:,}"
+
+
+def build(tree: object, source: str | None = None) -> Policy:
+    """The policy that this tree of dicts, lists and scalars describes. Raises PolicyError with every issue."""
+    report = Report()
+    _bound_depth(tree, report)
+    policy = None if report.issues else _policy(tree, report)
+    if report.issues or policy is None:
+        raise PolicyError(report.issues, source)
+    return policy
+
+
+def _bound_depth(tree: object, report: Report) -> None:
+    level: list[object] = [tree]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        if not below:
+            return
+        level = below
+    report.add("", f"found tables or lists nested deeper than {MAX_DEPTH}; allowed: at most {MAX_DEPTH}")
+
+
+def _policy(tree: object, report: Report) -> Policy | None:
+    if isinstance(tree, dict):
+        tree = _flat_headers(tree)
+    values = schema.POLICY.read(tree, "", report)
+    if values is REFUSED:
+        return None
+    limits = _limits(values["limit"], report)
+    identity = _identity(values["identity"], report)
+    size = _size(values["guard"])
+    if report.issues:
+        return None
+    return Policy(
+        version=values["version"],
+        name=values["name"],
+        owner=values["owner"],
+        settle_within_us=values["settle_within"],
+        identity=identity,
+        limits=limits,
+        size=size,
+    )
+
+
+def _flat_headers(tree: dict[Any, Any]) -> dict[Any, Any]:
+    """`attributes.country = "X-Country"` is a nested table in TOML; here it is the field
+    "attributes.country".
+    """
+    identity = tree.get("identity")
+    headers = identity.get("headers") if isinstance(identity, dict) else None
+    nested = headers.get("attributes") if isinstance(headers, dict) else None
+    if not isinstance(identity, dict) or not isinstance(headers, dict) or not isinstance(nested, dict):
+        return tree
+    flat = {name: item for name, item in headers.items() if name != "attributes"}
+    flat |= {f"attributes.{name}": item for name, item in nested.items()}
+    return tree | {"identity": identity | {"headers": flat}}
+
+
+def _identity(values: Any, report: Report) -> Identity:
+    if values is None or values is REFUSED:
+        return Identity()
+    if values["anonymous"] is False:
+        report.wrong(
+            "identity.anonymous",
+            False,
+            "true",
+            "without [[identity.jwt]], which this version does not have yet, every request would be refused",
+        )
+    return Identity(
+        trusted_proxies=values["trusted_proxies"],
+        ipv6_prefix=values["ipv6_prefix"],
+        anonymous=values["anonymous"],
+        headers=values["headers"],
+    )
+
+
+def _size(guard: Any) -> SizeGuard | None:
+    if guard is None or guard is REFUSED or guard["size"] is None or guard["size"] is REFUSED:
+        return None
+    return SizeGuard(guard["size"]["max_body_bytes"], guard["size"]["content_types"])
+
+
+def _limits(entries: Any, report: Report) -> tuple[Limit, ...]:
+    if entries is REFUSED:
+        return ()
+    limits: list[Limit] = []
+    first: dict[str, int] = {}
+    for at, values in enumerate(entries):
+        if values is REFUSED:
+            continue
+        path = f"limit[{at}]"
+        name = values["name"]
+        if name is not REFUSED and first.setdefault(name, at) != at:
+            report.wrong(f"{path}.name", name, "a name of its own", f"limit[{first[name]}] has it already")
+        limit = _limit(values, path, report)
+        if limit is not None:
+            limits.append(limit)
+    return tuple(limits)
+
+
+def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
+    algorithm = values["algorithm"]
+    if algorithm is REFUSED:
+        return None
+    _only(schema.LIMIT.keys, values, algorithm, path, report)
+    numbers = _numbers(values, algorithm, path, report)
+    align, timezone = _aligned(values, path, report) if algorithm == "fixed-window" else (None, None)
+    plans = _plans(values, algorithm, numbers, path, report)
+    _conduct(values, algorithm, path, report)
+    match = values["match"] if values["match"] is not None else {"method": None, "path": None}
+    if (
+        numbers is None
+        or plans is None
+        or match is REFUSED
+        or any(item is REFUSED for item in values.values())
+    ):
+        return None
+    rate: Rate | None = values["rate"]
+    windowed = rate is not None and algorithm not in (TOKEN_BUCKET, CONCURRENCY)
+    default_full = "deny" if algorithm == CONCURRENCY else "share"
+    return Limit(
+        name=values["name"],
+        key=values["key"],
+        algorithm=algorithm,
+        numbers=numbers,
+        plans=plans,
+        window_us=rate.period_us if windowed and rate is not None else None,
+        align=align,
+        timezone=timezone,
+        ttl_us=(values["ttl"] or _DEFAULT_TTL_US) if algorithm == CONCURRENCY else None,
+        methods=match["method"] or (),
+        paths=match["path"] or (),
+        missing=values["missing"],
+        when_store_fails=values["when_store_fails"],
+        when_full=values["when_full"] or default_full,
+        count_denied=values["count_denied"],
+        mode=values["mode"],
+        cost=values["cost"],
+    )
+
+
+def _only(
+    keys: tuple[Any, ...], values: Mapping[str, Any], algorithm: str, path: str, report: Report
+) -> None:
+    """Keys that this algorithm does not know."""
+    for key in keys:
+        value = values[key.name]
+        if key.only and algorithm not in key.only and value is not None:
+            known = " or ".join(key.only)
+            report.add(
+                join(path, key.name),
+                f"found in a {algorithm} limit; allowed: only with algorithm = {known}",
+            )
+
+
+def _numbers(values: Mapping[str, Any], algorithm: str, path: str, report: Report) -> Numbers | None:
+    """The limit's own numbers, or None when they are wrong, which has been reported."""
+    required = "limit" if algorithm == CONCURRENCY else "rate"
+    given = values[required]
+    if given is None:
+        help_text = next(key.kind.allowed for key in schema.LIMIT.keys if key.name == required)
+        report.add(join(path, required), f"missing in a {algorithm} limit; allowed: {help_text}")
+    if given is None or given is REFUSED:
+        return None
+    if algorithm == CONCURRENCY:
+        return Numbers(given)
+    if values["burst"] is REFUSED:
+        return None
+    return _from_rate(given, values["burst"], algorithm, path, report)
+
+
+def _from_rate(rate: Rate, burst: int | None, algorithm: str, path: str, report: Report) -> Numbers | None:
+    at = join(path, "rate")
+    if algorithm == TOKEN_BUCKET:
+        if rate.period_us is None:
+            report.wrong(
+                at, str(rate), 'a fixed period; a month needs algorithm = "fixed-window" and align = "month"'
+            )
+            return None
+        if burst is None and rate.count > schema.MAX_UNITS:
+            report.wrong(
+                at, str(rate), _UNITS_ALLOWED, "burst defaults to the count: set burst, or a shorter period"
+            )
+            return None
+        return Numbers(burst or rate.count, *rate.reduced)
+    if rate.count > schema.MAX_UNITS:
+        report.wrong(at, str(rate), _UNITS_ALLOWED)
+        return None
+    return Numbers(rate.count)
+
+
+def _aligned(values: Mapping[str, Any], path: str, report: Report) -> tuple[str | None, str | None]:
+    """(align, timezone) of a fixed window, checked against the rate's period."""
+    align, timezone, rate = values["align"], values["timezone"], values["rate"]
+    if align is None and timezone not in (None, REFUSED):
+        report.wrong(f"{path}.timezone", timezone, 'only together with align = "day" or "month"')
+    if align is REFUSED or not isinstance(rate, Rate):
+        return None, None
+    if align == "day" and rate.period_us != _DAY_US:
+        report.wrong(f"{path}.rate", str(rate), 'a count per day, because of align = "day"')
+    if (align == "month") != (rate.period_us is None):
+        allowed = (
+            'a count per month, because of align = "month"'
+            if align == "month"
+            else 'a fixed period; a month needs align = "month"'
+        )
+        if align != "day":  # said already
+            report.wrong(f"{path}.rate", str(rate), allowed)
+    return align, (timezone or "UTC") if align is not None else None
+
+
+def _plans(
+    values: Mapping[str, Any], algorithm: str, base: Numbers | None, path: str, report: Report
+) -> Mapping[str, Numbers] | None:
+    """Complete numbers by plan, or None when the limit's own or any plan's are wrong, which has been
+    reported.
+    """
+    entries = values["plans"]
+    if entries is REFUSED:
+        return None
+    merged: dict[str, Numbers] = {}
+    for plan, entry in entries.items():
+        at = join(f"{path}.plans", plan)
+        _only(schema.PLAN.keys, entry, algorithm, at, report)
+        if all(entry[key.name] is None for key in schema.PLAN.keys):
+            known = [key.name for key in schema.PLAN.keys if algorithm in key.only]
+            report.add(at, f"found an empty table; allowed: {' and '.join(known)}")
+            continue
+        numbers = _plan_numbers(entry, values["rate"], algorithm, base, at, report)
+        if numbers is not None:
+            merged[plan] = numbers
+    return MappingProxyType(merged) if len(merged) == len(entries) else None
+
+
+def _plan_numbers(
+    entry: Mapping[str, Any], base_rate: Any, algorithm: str, base: Numbers | None, path: str, report: Report
+) -> Numbers | None:
+    rate, burst, limit = entry["rate"], entry["burst"], entry["limit"]
+    if REFUSED in (rate, burst, limit):
+        return None
+    if algorithm == CONCURRENCY:
+        return None if limit is None else Numbers(limit)
+    if rate is None:
+        if algorithm != TOKEN_BUCKET or base is None or burst is None:
+            return None
+        return Numbers(burst, base.refill_units, base.refill_us)
+    if algorithm != TOKEN_BUCKET and isinstance(base_rate, Rate) and rate.period_us != base_rate.period_us:
+        report.wrong(
+            f"{path}.rate",
+            str(rate),
+            f"a rate with the limit's own period, as in {str(base_rate)!r}, because the window is the limit's identity",
+        )
+        return None
+    return _from_rate(rate, burst, algorithm, path, report)
+
+
+def _conduct(values: Mapping[str, Any], algorithm: str, path: str, report: Report) -> None:
+    """What a concurrency limit cannot do."""
+    if algorithm != CONCURRENCY:
+        return
+    if values["cost"] == "bytes":
+        report.wrong(f"{path}.cost", "bytes", 'a whole number or "request" for a concurrency limit')
+    if values["when_full"] in ("share", "allow"):
+        report.wrong(
+            f"{path}.when_full", values["when_full"], '"deny": a concurrency limit always denies when full'
+        )

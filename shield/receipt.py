@@ -1,0 +1,98 @@
+"""Handles for what comes after a decision: receipts (what was charged) and leases (places that are held).
+
+A handle carries all it needs and a MAC, so any node that shares the secret accepts it and none has to remember the
+request. Format, version 1: base64url without padding of msgpack || MAC, where the MAC is the first 16 bytes of keyed
+BLAKE2b over a purpose byte and the msgpack, so that a receipt is never taken for a lease.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from hashlib import blake2b
+from typing import Final, TypeVar
+
+import msgspec
+
+from shield.errors import ReceiptError
+
+T = TypeVar("T")
+
+MAC_BYTES: Final = 16
+# A receipt of 64 limits is about 6 KB. Longer ones are not ours, and are not even decoded.
+MAX_HANDLE_CHARS: Final = 32_768
+
+
+class Charged(msgspec.Struct, frozen=True, array_like=True):
+    """One charge that may be settled."""
+
+    limit: str
+    plan: str | None
+    address: bytes
+    """Where the bucket lives: 16 bytes, the store's own."""
+    kind: str
+    """Which actual figure settles it: "cost" or "bytes"."""
+    cost: int
+    window_start_us: int | None
+
+
+class Receipt(msgspec.Struct, frozen=True, array_like=True):
+    """What one decision took that may turn out to be more or less."""
+
+    id: bytes
+    expires_us: int
+    charged_us: int
+    charges: tuple[Charged, ...]
+
+
+class HeldLease(msgspec.Struct, frozen=True, array_like=True):
+    """Places of one concurrency limit. `where` tells a place in the store from one in the local stand-in."""
+
+    limit: str
+    address: bytes
+    lease_id: str
+    where: str
+
+
+class Handles:
+    """Seals and opens handles with one secret of at least 16 bytes."""
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < 16:
+            raise ValueError("the secret for receipts needs at least 16 bytes")
+        self._key = blake2b(secret, digest_size=32, person=b"shield-handles").digest()
+
+    def seal_receipt(self, receipt: Receipt) -> str:
+        return self._seal(b"r", msgspec.msgpack.encode(receipt))
+
+    def open_receipt(self, text: str) -> Receipt:
+        """ReceiptError for whatever this secret did not seal. Expiry is the caller's to judge."""
+        return self._open(b"r", text, Receipt, "receipt")
+
+    def seal_lease(self, lease: HeldLease) -> str:
+        return self._seal(b"l", msgspec.msgpack.encode(lease))
+
+    def open_lease(self, text: str) -> HeldLease:
+        return self._open(b"l", text, HeldLease, "lease")
+
+    def _mac(self, purpose: bytes, payload: bytes) -> bytes:
+        return blake2b(purpose + payload, digest_size=MAC_BYTES, key=self._key).digest()
+
+    def _seal(self, purpose: bytes, payload: bytes) -> str:
+        return base64.urlsafe_b64encode(payload + self._mac(purpose, payload)).rstrip(b"=").decode()
+
+    def _open(self, purpose: bytes, text: str, kind: type[T], word: str) -> T:
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_HANDLE_CHARS:
+            raise ReceiptError(f"not a {word}")
+        try:
+            raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (UnicodeEncodeError, binascii.Error):
+            raise ReceiptError(f"not a {word}") from None
+        payload, mac = raw[:-MAC_BYTES], raw[-MAC_BYTES:]
+        if not hmac.compare_digest(mac, self._mac(purpose, payload)):
+            raise ReceiptError(f"not a {word} of this service, or altered")
+        try:
+            return msgspec.msgpack.decode(payload, type=kind)
+        except msgspec.DecodeError:
+            raise ReceiptError(f"a {word} of another version") from None

@@ -1,0 +1,300 @@
+"""The facade: plan, apply, conclude.
+
+    request -> plan (pure) -> store.apply(charges) -> conclude (pure) -> decision
+
+The store's step is the only thing that may wait. While a remote store's truth is not known, a table of this process
+stands in for it as each limit's `when_store_fails` says, and the decision says `degraded`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from shield.clock import Clock
+from shield.core import Charges, CompiledPolicy, Decision, Registry
+from shield.errors import ReceiptError, RequestError, ShieldError, StoreError
+from shield.guard.size import check_size
+from shield.policy import Policy
+from shield.policy.calendar import window_of
+from shield.policy.matcher import Matcher
+from shield.policy.path import normalise
+from shield.receipt import Charged, Handles, HeldLease, Receipt
+from shield.request import Request
+from shield.store.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from shield.store import RemoteStore, Store
+
+MAX_COST = 2**53 - 1
+
+
+class Explanation(NamedTuple):
+    """How one limit saw one request."""
+
+    name: str
+    matched: bool
+    why: str
+    key: str | None
+    """The key it counted by, in clear: for the operator who asked, never for a log."""
+
+
+class Shield:
+    """Decides every quota of a request in one atomic step.
+
+    `store` is a URL (`memory://`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store. `clock` returns Unix
+    nanoseconds; the default is the system's (a remote store reads its own). `secret` seals receipts and leases: all
+    nodes that share a store need the same one; by default a remote store hands one out, and a local one is its own.
+    `trace` is called with a dict for every decision.
+
+    Use it as `async with Shield(...) as shield`, or call `open` and `close`. With a local store nothing needs opening.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        store: str | Store = "memory://",
+        *,
+        clock: Clock | None = None,
+        secret: bytes | None = None,
+        trace: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        from shield.store import open_store
+
+        self.store: Store = open_store(store, clock=clock) if isinstance(store, str) else store
+        if isinstance(self.store, MemoryStore):
+            self._local = self.store
+        else:
+            self._local = MemoryStore(clock=clock)  # stands in while the store is away
+        self._clock = clock
+        self._trace = trace
+        self._handles = Handles(secret) if secret is not None else None
+        if self._handles is None and self.store.local:
+            self._handles = Handles(os.urandom(32))
+        self._adopt(policy)
+
+    def _adopt(self, policy: Policy) -> None:
+        compiled = compile_policy(policy, self._local.registry)
+        self.policy = policy
+        self._compiled = self._local.compiled = compiled
+        self._table = self._local.table
+        self._limits = {limit.name: limit for limit in policy.limits}
+
+    async def __aenter__(self) -> Shield:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connects the store. An unreachable one is no error here: decisions are degraded until it answers."""
+        await self.store.open()
+        await self._agree_on_secret()
+
+    async def close(self) -> None:
+        """Closes the store's connections."""
+        await self.store.close()
+
+    @property
+    def ready(self) -> bool:
+        """True while decisions rest on the store's truth."""
+        return self.store.ready
+
+    # ---- deciding ---------------------------------------------------------------------------------------------------
+
+    async def check(self, request: Request) -> Decision:
+        """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
+        if self.store.local:
+            return self.check_nowait(request)
+        charges = self._compiled.charges(request)
+        if len(charges) == 0:
+            self._table.apply(charges)
+            return self._conclude(charges)
+        try:
+            await self.store.apply(charges)
+        except StoreError:
+            self._table.apply(charges, degraded=True)
+        if self._handles is None and not charges.degraded:
+            await self._agree_on_secret()
+        return self._conclude(charges)
+
+    def check_nowait(self, request: Request) -> Decision:
+        """`check` for stores that need no I/O. ShieldError for others."""
+        if not self.store.local:
+            raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
+        decision = self._table.check(self._compiled, request)
+        if decision.has_sequel or self._trace is not None:
+            return self._conclude(decision.charges, decision)
+        return decision
+
+    def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
+        if decision is None:
+            decision = Decision(charges)
+        if decision.has_sequel and self._handles is not None:
+            decision.attach(self._receipt(charges), self._leases(charges))
+        if self._trace is not None:
+            self._trace(self._record(charges, decision))
+        return decision
+
+    def _record(self, charges: Charges, decision: Decision) -> dict[str, Any]:
+        return {
+            "now_us": charges.now_us,
+            "request_id": decision.request_id,
+            "allowed": decision.allowed,
+            "status": decision.status,
+            "reason": decision.reason,
+            "violated": decision.violated,
+            "degraded": decision.degraded,
+            "charges": charges.trace(),
+        }
+
+    # ---- what comes after -------------------------------------------------------------------------------------------
+
+    def _address(self, charges: Charges, i: int) -> bytes:
+        if self.store.local:
+            return charges.address_of(i)
+        return cast("RemoteStore", self.store).address(charges.bucket(i))
+
+    def _receipt(self, charges: Charges) -> str | None:
+        if self._handles is None or charges.degraded or not (charges.admitted and charges.settleable):
+            return None
+        plan = charges.request.plan
+        charged = tuple(
+            Charged(charges.bucket(i).limit.name, plan, self._address(charges, i), kind, cost, start_us)
+            for i, kind, cost, start_us in charges.settlement()
+        )
+        if not charged:
+            return None
+        expires_us = charges.now_us + self.policy.settle_within_us
+        return self._handles.seal_receipt(Receipt(os.urandom(16), expires_us, charges.now_us, charged))
+
+    def _leases(self, charges: Charges) -> list[str]:
+        if self._handles is None:
+            return []
+        held = []
+        for i, lease_id in charges.leases():
+            address = charges.address_of(i) if charges.degraded else self._address(charges, i)
+            where = "local" if charges.degraded else "store"
+            lease = HeldLease(charges.bucket(i).limit.name, address, lease_id, where)
+            held.append(self._handles.seal_lease(lease))
+        return held
+
+    async def report(self, receipt: str, *, cost: int | None = None, bytes: int | None = None) -> bool:
+        """Settles what a request really took: the difference is refunded or charged, once, on any node.
+
+        `cost` settles limits with `cost = "request"`, `bytes` those with `cost = "bytes"`; a figure that is not given
+        leaves its charges as they are. False when this receipt was settled before. ReceiptError for a receipt that is
+        not of this service, altered or expired; RequestError for a figure that is none; StoreError when the store is away.
+        """
+        from shield.store import Settlement, SettlementEntry
+
+        actual = {"cost": _figure("cost", cost), "bytes": _figure("bytes", bytes)}
+        opened = await self._open_receipt(receipt)
+        if self._now_us() >= opened.expires_us:
+            raise ReceiptError("the receipt has expired")
+        entries = [
+            SettlementEntry(
+                limit=self._limits[charged.limit],
+                plan=charged.plan,
+                address=charged.address,
+                charged=charged.cost,
+                actual=figure,
+                window_start_us=charged.window_start_us,
+            )
+            for charged in opened.charges
+            if charged.limit in self._limits and (figure := actual.get(charged.kind)) is not None
+        ]
+        if not entries:
+            return True
+        settlement = Settlement(opened.id, opened.expires_us, opened.charged_us, tuple(entries))
+        return await self.store.settle(settlement)
+
+    async def release(self, leases: Sequence[str]) -> int:
+        """Gives concurrency places back. How many came free; expired and released ones are no-ops, unknown text too."""
+        from shield.store import Lease
+
+        await self._agree_on_secret()
+        there: dict[str, list[Lease]] = {"store": [], "local": []}
+        for text in leases:
+            try:
+                held = self._handles.open_lease(text) if self._handles else None
+            except ReceiptError:
+                continue
+            if held is not None and held.where in there:
+                there[held.where].append(Lease(held.limit, held.address, held.lease_id))
+        freed = await self._local.release(there["local"]) if there["local"] else 0
+        return freed + (await self.store.release(there["store"]) if there["store"] else 0)
+
+    async def _open_receipt(self, receipt: str) -> Receipt:
+        await self._agree_on_secret()
+        if self._handles is None:
+            raise StoreError("the store has not yet handed out the secret that receipts are sealed with")
+        return self._handles.open_receipt(receipt)
+
+    async def _agree_on_secret(self) -> None:
+        if self._handles is None:
+            try:
+                self._handles = Handles(await cast("RemoteStore", self.store).shared_secret())
+            except StoreError:
+                pass  # no receipts until the store answers
+
+    def _now_us(self) -> int:
+        return (self._clock() if self._clock is not None else time.time_ns()) // 1000
+
+    # ---- policy -----------------------------------------------------------------------------------------------------
+
+    async def replace_policy(self, policy: Policy) -> None:
+        """From the next decision on. Buckets stay: new numbers apply when a bucket is touched, and nothing is minted."""
+        self._adopt(policy)
+
+    def explain(self, request: Request) -> list[Explanation]:
+        """Every limit of the policy: did it match, why, and by which key. Takes nothing."""
+        seen: list[tuple[bool, str, str | None]] = self._compiled.explain(request)
+        return [
+            Explanation(limit.name, matched, why, key)
+            for limit, (matched, why, key) in zip(self.policy.limits, seen, strict=True)
+        ]
+
+    def stats(self) -> Mapping[str, int]:
+        """Counts of the local table and of the store, for metrics."""
+        return {**self._local.stats(), **self.store.stats()}
+
+
+def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:
+    """The policy resolved once, for one store's registry."""
+    matcher = Matcher(policy.limits)
+    guard = None
+    if policy.size is not None:
+        guard = partial(check_size, policy.size)
+    return CompiledPolicy(
+        registry,
+        policy.limits,
+        select=None if matcher.unconditional else partial(_select, matcher),
+        guard=guard,
+        normalise=normalise,
+        windows=[
+            None if limit.align is None else partial(window_of, align=limit.align, timezone=limit.timezone or "UTC")
+            for limit in policy.limits
+        ],
+        ipv6_prefix=policy.identity.ipv6_prefix,
+    )
+
+
+def _select(matcher: Matcher, method: str | None, path: str | None) -> tuple[int, ...]:
+    """The limits that a stated method and path meet. ValueError for a path that has no normal form."""
+    for name, value in (("method", method), ("path", path)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name}: expected text, not {type(value).__name__}")
+    return matcher.match(method.upper() if method else None, normalise(path) if path else None)
+
+
+def _figure(field: str, value: int | None) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COST:
+        raise RequestError(field, "expected an integer from 0 to 2**53 - 1")
+    return value

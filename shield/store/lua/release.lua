@@ -1,0 +1,21 @@
+-- release.lua: gives places of concurrency limits back. Unknown and expired leases are no-ops.
+--
+-- KEYS     one sorted set for each lease (the same key may stand several times)
+-- ARGV[1]  tests only: the instant in whole us. Empty: the server's own TIME
+-- ARGV[2+] as many lease ids, in the order of KEYS
+--
+-- Returns an integer: the places freed. A lease's places are the members "lease_id:1", "lease_id:2" and so on, which are
+-- taken, expire and are freed together, so the first that is absent ends the search: at most 1,024 steps a lease.
+-- Number budget: see level.lua.
+
+local now = tonumber(ARGV[1]) or server_now()
+local freed = 0
+for i = 1, #KEYS do
+  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', format('%.0f', now))
+  local place = 1
+  while redis.call('ZREM', KEYS[i], format('%s:%d', ARGV[i + 1], place)) == 1 do
+    place = place + 1
+  end
+  freed = freed + place - 1
+end
+return freed

@@ -1,0 +1,103 @@
+-- settle.lua: what became of a request, once its actual cost is known: a refund or an extra charge for each bucket of a
+-- receipt, in one atomic step, once per receipt on any node.
+--
+-- KEYS     the mark of the receipt first, when mode is 1; then one string for each bucket, all different
+-- ARGV[1]  doubles, little-endian: slack_ms, mode, charged_us, expires_us, then ten for each bucket: the eight of
+--          level.lua (flags and cost unused), delta, start_us
+--            mode      1 once per receipt: the mark is set with the same step and lives until the receipt has expired
+--                      (by this clock, plus the slack); 0 no mark: a charge that nobody else knows of is given back
+--            delta     units: below 0 a refund, above 0 an extra charge
+--            start_us  windows: the start of the window that was charged
+-- ARGV[2]  tests only: the instant in whole us. Empty: the server's own TIME
+--
+-- Returns integers: now_us, status. 1 settled; 0 settled before; 2 the receipt has expired; 3 the boundaries of a
+-- calendar do not hold now: nothing done, ask again with others.
+--
+-- A refund of r units charged at t0 gives a token bucket at most r less what has drained since t0, and a window only the
+-- units of the window that was charged: anything more would mint. An extra charge is debt, at most one limit below empty.
+-- Number budget: see level.lua.
+
+local blob, keys = ARGV[1], #KEYS
+local slack_ms, once, charged, expires, position = struct.unpack('<dddd', blob)
+local now = tonumber(ARGV[2]) or server_now()
+local first = once == 1 and 2 or 1
+if #blob ~= 32 + 80 * (keys - first + 1) then
+  return redis.error_reply('SHIELD ' .. #blob .. ' bytes of settlement do not match ' .. keys .. ' keys')
+end
+if once == 1 and now >= expires then return {now, 2} end
+
+local function refund_bucket(s, units)
+  local drained, ticks = muldivmod(now > charged and now - charged or 0, s.a, s.b)
+  -- back = units - (drained + ticks / p), in whole units and ticks
+  local back = units - drained
+  if ticks > 0 then
+    back, ticks = back - 1, s.b - ticks
+  end
+  if back < 0 then return end
+  back, ticks = s.units - back, s.ticks - ticks
+  if ticks < 0 then
+    back, ticks = back - 1, ticks + s.b
+  end
+  if back < 0 then
+    back, ticks = 0, 0
+  end
+  s.units, s.ticks = back, ticks
+end
+
+local function refund_window(s, units)
+  if s.start == s.charged_start then
+    s.cur = s.cur - math.min(units, s.cur)
+  elseif s.kind == SLIDING and s.start == s.charged_start + s.a then
+    s.prev = s.prev - math.min(units, s.prev)
+  end
+end
+
+local function owe(s, units)
+  local floor_units = 2 * s.limit
+  if s.kind ~= BUCKET then
+    if s.cur < floor_units then s.cur = math.min(s.cur + units, floor_units) end
+  elseif s.units < floor_units then
+    if units <= floor_units - s.units - (s.ticks > 0 and 1 or 0) then
+      s.units = s.units + units
+    else
+      s.units, s.ticks = floor_units, 0
+    end
+  end
+end
+
+local states = {}
+for i = first, keys do
+  local kind, _, limit, a, b, c, d, delta, charged_start
+  kind, _, _, limit, a, b, c, d, delta, charged_start, position = struct.unpack('<dddddddddd', blob, position)
+  local s = {key = KEYS[i], kind = kind, limit = limit, a = a, b = b, c = c, d = d, delta = delta, charged_start = charged_start}
+  -- GET, unlike MGET, is an error for a key of another type, which is what is wanted here.
+  local raw = redis.call('GET', s.key)
+  if raw and not read_state(s, raw) then return bad_value(s) end
+  if kind == BUCKET then
+    touch_bucket(s, now)
+  elseif not touch_window(s, now) then
+    return {now, 3}
+  end
+  states[#states + 1] = s
+end
+
+if once == 1 then
+  local ms = ceil((expires - now) / 1000) + slack_ms
+  if not redis.call('SET', KEYS[1], '1', 'PX', format('%.0f', ms), 'NX') then return {now, 0} end
+end
+for i = 1, #states do
+  local s = states[i]
+  local units, ticks, cur, prev = s.units, s.ticks, s.cur, s.prev
+  if s.delta > 0 then
+    owe(s, s.delta)
+  elseif s.kind == BUCKET then
+    refund_bucket(s, -s.delta)
+  else
+    refund_window(s, -s.delta)
+  end
+  if s.rebased or s.units ~= units or s.ticks ~= ticks or s.cur ~= cur or s.prev ~= prev then
+    local problem = write_state(s, now, slack_ms)
+    if problem then return redis.error_reply(problem) end
+  end
+end
+return {now, 1}

@@ -1,0 +1,74 @@
+"""The store of one process: exact, bounded, and never more than a function call away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from shield.clock import Clock
+from shield.core import Charges, CompiledPolicy, Registry, Table
+from shield.errors import StoreError
+
+if TYPE_CHECKING:
+    from shield.store import Lease, Settlement
+
+# A live key takes 57 bytes, so the default is bounded by 57 MB, reached only as keys arrive.
+DEFAULT_MAX_KEYS = 1_000_000
+# A held place takes about 300 bytes.
+DEFAULT_MAX_LEASES = 65_536
+
+
+class MemoryStore:
+    """`memory://?max_keys=1000000&max_leases=65536`: buckets live in this process and end with it."""
+
+    name = "memory"
+    local = True
+
+    def __init__(
+        self,
+        *,
+        max_keys: int = DEFAULT_MAX_KEYS,
+        max_leases: int = DEFAULT_MAX_LEASES,
+        clock: Clock | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        self.registry = Registry() if registry is None else registry
+        self.table = Table(self.registry, max_keys=max_keys, max_leases=max_leases, clock=clock)
+        self.compiled: CompiledPolicy | None = None
+        """The policy in force: what settlements refer to by name. Set by the facade."""
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close: the buckets end with the process."""
+
+    async def apply(self, charges: Charges) -> None:
+        """One atomic step; never waits."""
+        self.table.apply(charges)
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """Refunds or charges the differences, once. StoreError when there is no room to remember that."""
+        assert self.compiled is not None, "the facade sets the policy before it settles"
+        index = {limit.name: i for i, limit in enumerate(self.compiled.limits)}
+        entries = [
+            (index[entry.limit.name], entry.plan, entry.address, entry.charged, entry.actual, entry.window_start_us)
+            for entry in settlement.entries
+        ]
+        try:
+            return self.table.settle(
+                self.compiled, settlement.receipt_id, settlement.expires_us, settlement.charged_at_us, entries
+            )
+        except MemoryError as error:
+            raise StoreError(f"not settled: {error}") from None
+
+    async def release(self, leases: Sequence[Lease]) -> int:
+        """Frees places; unknown and expired ones are no-ops."""
+        return self.table.release([(lease.address, lease.lease_id) for lease in leases])
+
+    def stats(self) -> dict[str, int]:
+        return self.table.stats()
