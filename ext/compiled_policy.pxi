@@ -1,5 +1,9 @@
 from shield.core.bucket import Bucket
 
+cdef extern from "Python.h":
+    PyObject *PyList_GET_ITEM(list items, Py_ssize_t i) nogil
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) nogil
+
 cdef extern from "arpa/inet.h":
     int inet_pton(int family, const char *text, void *address) nogil
     enum:
@@ -45,8 +49,8 @@ cdef class CompiledPolicy:
     """A policy resolved once: integers, indexes and hashes, with nothing conditional left but the request.
 
     `limits`: shield.policy.Limit objects. `select(method, path)`: the indexes of the limits that match
-    (ValueError for a value that is malformed), or None when all match always. `guard(request_bytes, content_type)`: None, or (reason, detail). `normalise(path)`: the path that
-    is matched and counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
+    (ValueError for a value that is malformed), or None when all match always. `guard(request_bytes, content_type)`: None,
+    or (reason, detail). `normalise(path)`: the path that is counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
     """
 
     cdef Registry registry
@@ -156,9 +160,12 @@ cdef class CompiledPolicy:
         charges.request_bytes = self.request_int(charges, request.bytes, "bytes", 0)
         self.read_address(charges, request.ip)
         if self.guard is not None and charges.reason is None:
-            reason = self.guard(charges.request_bytes, request.content_type)
-            if reason is not None:
-                charges.refuse(reason[0], reason[1])
+            if request.content_type is not None and not PyUnicode_Check(request.content_type):
+                charges.refuse("invalid", f"content_type: expected text, not {type(request.content_type).__name__}")
+            else:
+                reason = self.guard(None if request.bytes is None else charges.request_bytes, request.content_type)
+                if reason is not None:
+                    charges.refuse(reason[0], reason[1])
         if self.select is not None:
             try:
                 matched = self.select(request.method, request.path)
@@ -180,6 +187,9 @@ cdef class CompiledPolicy:
         memset(states, 0, sizeof(states))
         if self.any_plans:
             plan = request.plan
+            if plan is not None and not PyUnicode_Check(plan):
+                charges.refuse("invalid", f"plan: expected text, not {type(plan).__name__}")
+                plan = None
         for index in matched:
             i = index
             c = &self.items[i]
@@ -266,20 +276,32 @@ cdef class CompiledPolicy:
 
     cdef object value_of(self, object request, int field):
         """A key field's value: a str that is not empty, or None."""
-        cdef str name = self.fields[field]
+        cdef object name = <object>PyList_GET_ITEM(self.fields, field)
         cdef object value
-        if name.startswith("attributes."):
-            value = request.attributes
-            value = value.get(name[11:]) if value is not None else None
-            if isinstance(value, (bool, int, float)):
-                value = str(value).lower() if isinstance(value, bool) else str(value)
+        if field == self.path_field:
+            value = request.path
+            if value and self.normalise is not None:
+                value = self.normalise(value)
+        elif (<str>name).startswith("attributes."):
+            value = self.attribute_of(request, name[11:])
         else:
             value = getattr(request, name)
-            if field == self.path_field and value is not None and self.normalise is not None:
-                value = self.normalise(value)
-        if value is not None and not PyUnicode_Check(value):
+        if value is None:
+            return None
+        if not PyUnicode_Check(value):
             raise TypeError(f"{name}: expected text, not {type(value).__name__}")
-        return value or None
+        return value if PyUnicode_GET_LENGTH(value) else None
+
+    cdef object attribute_of(self, object request, str name):
+        cdef object value = request.attributes
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise TypeError(f"attributes: expected an object, not {type(value).__name__}")
+        value = value.get(name)
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return str(value) if isinstance(value, (int, float)) else value
 
     cdef int hash_group(self, Charges charges, object request, int group, Hash128 *h) except -1:
         """Hashes the key fields, each behind its length: no two different keys have the same bytes. The state for collect."""
@@ -303,7 +325,7 @@ cdef class CompiledPolicy:
                     if value is None:
                         return 2
                     data = PyUnicode_AsUTF8AndSize(value, &size_bytes)
-                except (TypeError, UnicodeEncodeError) as error:
+                except (TypeError, ValueError) as error:
                     charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
                     return 3
             if used + 4 + size_bytes > KEY_BUFFER_BYTES:
@@ -339,7 +361,7 @@ cdef class CompiledPolicy:
                     if value is None:
                         return 2
                     value = value.encode()
-                except (TypeError, UnicodeEncodeError) as error:
+                except (TypeError, ValueError) as error:
                     charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
                     return 3
             parts.append((<uint32_t>len(value)).to_bytes(4, "little"))

@@ -161,19 +161,21 @@ cdef inline int64_t remaining(const Cell *s, const Numbers *n, int64_t now_us) n
         left -= <int64_t>ceil_div(sliding_used(s, n, now_us), <u128>n.window_us)
     return left if left > 0 else 0
 
-cdef inline void penalise(Cell *s, const Numbers *n, int64_t cost, int64_t now_us) noexcept nogil:
-    """Charges a refusal (count_denied): up to empty, never beyond, and never back from debt."""
+cdef inline bint penalise(Cell *s, const Numbers *n, int64_t cost, int64_t now_us) noexcept nogil:
+    """Charges a refusal (count_denied): up to empty, never beyond, and never back from debt. True when that changed it."""
     cdef u128 cap, level
     cdef int64_t left
     if n.algorithm == TOKEN_BUCKET:
         cap = (<u128>n.limit) * (<u128>n.unit)
         level = level_of(s)
-        if level < cap:
-            level += (<u128>cost) * (<u128>n.unit)
-            set_level(s, level if level < cap else cap)
-        return
+        if level >= cap:
+            return False
+        level += (<u128>cost) * (<u128>n.unit)
+        set_level(s, level if level < cap else cap)
+        return True
     left = remaining(s, n, now_us)
     s.low += <uint64_t>(cost if cost < left else left)
+    return left > 0
 
 cdef inline u128 retry_after(const Cell *s, const Numbers *n, int64_t cost, int64_t now_us, int64_t end_us) noexcept nogil:
     """Microseconds until `cost`, which is at most the limit, fits. The contract's formulas; exact to the microsecond."""
@@ -215,17 +217,22 @@ cdef inline u128 reset_after(const Cell *s, const Numbers *n, int64_t now_us, in
 
 # ---- what comes after a decision ------------------------------------------------------------------------------------
 
-cdef inline void give_back(Cell *s, const Numbers *n, int64_t units, int64_t charged_us, int64_t now_us, int64_t start_us) noexcept nogil:
-    """A refund: what refill has already returned since the charge is not returned again; of windows, only the charged one."""
+cdef inline bint give_back(
+    Cell *s, const Numbers *n, int64_t units, int64_t charged_us, int64_t now_us, int64_t start_us
+) noexcept nogil:
+    """A refund: what refill has already returned since the charge is not returned again; of windows, only the charged one.
+    True when that changed it."""
     cdef u128 back, drained, level
-    cdef uint64_t cur, prev
+    cdef uint64_t cur, prev, low = s.low
     if n.algorithm == TOKEN_BUCKET:
         back = (<u128>units) * (<u128>n.unit)
         drained = (<u128>(now_us - charged_us if now_us > charged_us else 0)) * (<u128>n.refill)
-        back = back - drained if back > drained else <u128>0
         level = level_of(s)
+        if back <= drained or level == <u128>0:
+            return False
+        back -= drained
         set_level(s, level - back if level > back else <u128>0)
-        return
+        return True
     cur = cur_of(s)
     prev = prev_of(s)
     if s.at_us == start_us:
@@ -233,24 +240,28 @@ cdef inline void give_back(Cell *s, const Numbers *n, int64_t units, int64_t cha
     elif n.algorithm == SLIDING_WINDOW and s.at_us == start_us + n.window_us:
         prev -= min_u64(prev, <uint64_t>units)
     set_counts(s, cur, prev)
+    return s.low != low
 
 cdef inline uint64_t min_u64(uint64_t a, uint64_t b) noexcept nogil:
     return a if a < b else b
 
-cdef inline void owe(Cell *s, const Numbers *n, int64_t units) noexcept nogil:
-    """An extra charge that is not asked for leave: debt, at most one limit below empty."""
+cdef inline bint owe(Cell *s, const Numbers *n, int64_t units) noexcept nogil:
+    """An extra charge that is not asked for leave: debt, at most one limit below empty. True when that changed it."""
     cdef u128 level, floor_level
     cdef uint64_t cur, floor_units
     if n.algorithm == TOKEN_BUCKET:
         level = level_of(s)
         floor_level = <u128>2 * (<u128>n.limit) * (<u128>n.unit)
-        if level < floor_level:
-            set_level(s, min_u128(level + (<u128>units) * (<u128>n.unit), floor_level))
-        return
+        if level >= floor_level:
+            return False
+        set_level(s, min_u128(level + (<u128>units) * (<u128>n.unit), floor_level))
+        return True
     cur = cur_of(s)
     floor_units = 2 * <uint64_t>n.limit
-    if cur < floor_units:
-        set_counts(s, floor_units if <uint64_t>units > floor_units - cur else cur + <uint64_t>units, prev_of(s))
+    if cur >= floor_units:
+        return False
+    set_counts(s, floor_units if <uint64_t>units > floor_units - cur else cur + <uint64_t>units, prev_of(s))
+    return True
 
 # ---- forgetting -----------------------------------------------------------------------------------------------------
 

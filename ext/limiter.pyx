@@ -257,7 +257,7 @@ cdef class SlidingWindow(KeyedLimiter):
 
 
 def siphash128_digest(bytes data, bytes key):
-    """SipHash-2-4-128 of `data` under a 16-byte key, as 16 bytes: what keys are hashed with, for the known-answer test."""
+    """SipHash-1-3-128 of `data` under a 16-byte key, as 16 bytes: what keys are hashed with, for the known-answer test."""
     cdef Hash128 h
     if len(key) != 16:
         raise ValueError("a SipHash key has 16 bytes")

@@ -1,6 +1,6 @@
 # cython: language_level=3
-"""SipHash-2-4 with 128-bit output (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012; 128-bit variant from
-the authors' reference, `siphash.c`). Keyed with a random secret, so that nobody outside can aim two keys at one place, and
+"""SipHash-1-3 with 128-bit output (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012; 128-bit variant from
+the authors' reference, `siphash.c`; 1 and 3 rounds as CPython, Rust and Ruby hash their tables with). Keyed with a random secret, so that nobody outside can aim two keys at one place, and
 128 bits, so that two keys never share a bucket by chance (2^-64 at 2^32 live keys); the key's own bytes are not kept."""
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -43,7 +43,7 @@ cdef inline Hash128 siphash128(const uint8_t *data, size_t size_bytes, uint64_t 
         memcpy(&word, data + i, 8)
         word = le64(word)
         v3 ^= word
-        sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3)
+        sip_round(v0, v1, v2, v3)
         v0 ^= word
         i += 8
     word = (<uint64_t>size_bytes) << 56
@@ -52,12 +52,12 @@ cdef inline Hash128 siphash128(const uint8_t *data, size_t size_bytes, uint64_t 
         word |= (<uint64_t>data[whole + i]) << (8 * i)
         i += 1
     v3 ^= word
-    sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3)
+    sip_round(v0, v1, v2, v3)
     v0 ^= word
     v2 ^= 0xee
-    sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3)
+    sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3)
     out.a = v0 ^ v1 ^ v2 ^ v3
     v1 ^= 0xdd
-    sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3)
+    sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3); sip_round(v0, v1, v2, v3)
     out.b = v0 ^ v1 ^ v2 ^ v3
     return out

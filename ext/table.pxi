@@ -206,8 +206,7 @@ cdef class Table:
                     take(&charge.state, n, charge.cost)
                     write = True
             elif c.count_denied:
-                penalise(&charge.state, n, charge.cost, now_us)
-                write = True
+                write |= penalise(&charge.state, n, charge.cost, now_us)
             if write:
                 inserted += charge.newcomer
                 self.write(charge)
@@ -257,6 +256,7 @@ cdef class Table:
         cdef uint32_t entry = c.numbers
         cdef Numbers *n
         cdef Charge charge
+        cdef bint changed = False
         if charged == actual:
             return 0
         if plan is not None and policy.plans[index] is not None:
@@ -274,13 +274,14 @@ cdef class Table:
             fresh(&charge.state, n, now_us)
         else:
             charge.state = charge.cell[0]
-            touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
+            changed = touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
         charge.state.numbers = entry
         if actual < charged:
-            give_back(&charge.state, n, charged - actual, charged_us, now_us, start_us)
+            changed |= give_back(&charge.state, n, charged - actual, charged_us, now_us, start_us)
         else:
-            owe(&charge.state, n, actual - charged)
-        self.write(&charge)
+            changed |= owe(&charge.state, n, actual - charged)
+        if changed:
+            self.write(&charge)
         return 0
 
     def release(self, entries, *, now_us=None):

@@ -7,7 +7,8 @@ nothing here is ever a float. One rate has no length in microseconds: "5000/mont
 Bounds, with their reasons. A rate lies between 1 per 30 days and 1,000,000 per second: below one unit a
 microsecond every store can tell one unit from the next by its clock, and within 30 days the products of a
 count and a period stay where the stores' wide arithmetic is exact. Text is at most 64 characters: the longest
-sensible rate has fewer than 40."""
+sensible rate has fewer than 40.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +33,8 @@ _CANONICAL = ("d", "h", "m", "s", "ms", "us")
 _UNIT_HELP = "us, ms, s/sec/second, m/min/minute, h/hr/hour, d/day or w/week"
 
 RATE_HELP = (
-    'a count per period such as "100/s", "100 per minute", "10/30s", "5/200ms", "1_000_000/day" or "5000/month", '
-    "from 1 per 30 days to 1,000,000 per second"
+    'a count per period such as "100/s", "100 per minute", "10/30s", "5/200ms", "1_000_000/day" or '
+    '"5000/month", from 1 per 30 days to 1,000,000 per second'
 )
 DURATION_HELP = f'a whole number and a unit such as "60s", "5m" or "24h" (units: {_UNIT_HELP})'
 
@@ -49,7 +50,8 @@ class Rate:
 
     Equal rates are written the same way: 60 per minute is not 1 per second, because the count is also the
     size of a window and the default burst. `reduced` is the fraction itself. Raises ValueError when out of
-    bounds."""
+    bounds.
+    """
 
     count: int
     period_us: int | None
@@ -105,7 +107,7 @@ class Rate:
         return self.count // divisor, self.period_us // divisor
 
     def __str__(self) -> str:
-        """The canonical text: the largest unit that divides the period, such as "100/s", "10/30s" or "1/2d"."""
+        """Canonical text, in the largest unit that divides the period: "100/s", "10/30s", "1/2d"."""
         if self.period_us is None:
             return f"{self.count}/month"
         return f"{self.count}/{_canonical_period(self.period_us)}"
@@ -115,7 +117,8 @@ def parse_duration(text: str) -> int:
     """Reads "60s", "5m", "24h", "200ms" and the like as whole microseconds, 0 or more.
 
     Raises ValueError saying what was found and what is allowed. How long is too long is for the caller to
-    say."""
+    say.
+    """
     lowered = _readable(text, DURATION_HELP)
     match = _DURATION.fullmatch(lowered)
     if match is None:

@@ -273,7 +273,7 @@ def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:
     return CompiledPolicy(
         registry,
         policy.limits,
-        select=None if matcher.unconditional else partial(_select, matcher),
+        select=None if matcher.unconditional else matcher.match,
         guard=guard,
         normalise=normalise,
         windows=[
@@ -282,14 +282,6 @@ def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:
         ],
         ipv6_prefix=policy.identity.ipv6_prefix,
     )
-
-
-def _select(matcher: Matcher, method: str | None, path: str | None) -> tuple[int, ...]:
-    """The limits that a stated method and path meet. ValueError for a path that has no normal form."""
-    for name, value in (("method", method), ("path", path)):
-        if value is not None and not isinstance(value, str):
-            raise ValueError(f"{name}: expected text, not {type(value).__name__}")
-    return matcher.match(method.upper() if method else None, normalise(path) if path else None)
 
 
 def _figure(field: str, value: int | None) -> int | None:

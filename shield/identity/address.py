@@ -4,7 +4,8 @@ them.
 X-Forwarded-For is written by everyone on the way, the client first. Each proxy appends whom it saw, so the
 list is read from the right: the peer is certain; the entry that a trusted peer appended is as good as that
 peer; and so on. The first address that is not a trusted proxy's is the client, and everything to its left is
-only what it claims."""
+only what it claims.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def parse_address(text: str) -> Address:
     """An address as proxies write it: "192.0.2.1", "192.0.2.1:443", "2001:db8::1", "[2001:db8::1]:443".
 
     IPv4-mapped IPv6 is IPv4, and a zone ("fe80::1%eth0") is dropped: both name the same client. Raises
-    ValueError."""
+    ValueError.
+    """
     if len(text) > MAX_TEXT:
         raise ValueError(f"found text of {len(text)} characters; allowed: an IP address")
     host = _without_port(text.strip(" \t"))
@@ -60,9 +62,7 @@ def address_key(ip: str, ipv6_prefix: int) -> bytes:
 
 
 class TrustedProxies:
-    """The networks whose word in X-Forwarded-For counts. A unix socket is always one's own machine, so
-    trusted.
-    """
+    """The networks whose word in X-Forwarded-For counts. A unix socket is one's own machine, so trusted."""
 
     __slots__ = ("_v4", "_v6")
 
@@ -91,7 +91,8 @@ class TrustedProxies:
         `peer` is who is connected, None for a unix socket. `forwarded_for` holds the values of all
         X-Forwarded-For fields in the order they were sent. Where an entry is no address, or after MAX_HOPS
         entries, the answer is the last hop that was vouched for. "" when that is a unix socket: then no
-        address is known. Raises ValueError when `peer` is no address."""
+        address is known. Raises ValueError when `peer` is no address.
+        """
         hop = None if peer is None else parse_address(peer)
         if hop is None or self.trusts(hop):
             for entry in _from_right(forwarded_for):
@@ -105,9 +106,7 @@ class TrustedProxies:
 
 
 def _from_right(values: Sequence[str]) -> Iterable[str]:
-    """Up to MAX_HOPS entries of comma-separated lists, the last first. Empty entries are no hops (RFC 9110,
-    5.6.1.2).
-    """
+    """Up to MAX_HOPS entries of the lists, the last first. Empty ones are no hops (RFC 9110, 5.6.1.2)."""
     left = MAX_HOPS
     for value in reversed(values):
         entries = value.rsplit(",", left)

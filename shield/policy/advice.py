@@ -16,7 +16,8 @@ def warnings(policy: Policy) -> tuple[str, ...]:
         found += _limit(limit)
     if any(network.endswith("/0") for network in policy.identity.trusted_proxies):
         found.append(
-            "identity.trusted_proxies trusts every address: any client can choose its own address in X-Forwarded-For"
+            "identity.trusted_proxies trusts every address: any client can choose its own address in "
+            "X-Forwarded-For"
         )
     if policy.size is not None and policy.size.max_body_bytes is None and not policy.size.content_types:
         found.append("guard.size checks nothing: it has neither max_body_bytes nor content_types")
@@ -55,13 +56,13 @@ def _limit(limit: Limit) -> list[str]:
         short = [name for name, numbers in limit.plans.items() if limit.cost > numbers.limit]
         if limit.cost > limit.numbers.limit:
             found.append(
-                f"limit {limit.name}: a cost of {limit.cost} never fits into {limit.numbers.limit}: every request "
-                "that it matches is refused"
+                f"limit {limit.name}: a cost of {limit.cost} never fits into {limit.numbers.limit}: every "
+                "request that it matches is refused"
             )
         elif short:
             found.append(
-                f"limit {limit.name}: a cost of {limit.cost} never fits for these plans, whose requests are all "
-                f"refused: {', '.join(short[:8])}"
+                f"limit {limit.name}: a cost of {limit.cost} never fits for these plans, whose requests are "
+                f"all refused: {', '.join(short[:8])}"
             )
     if limit.algorithm == CONCURRENCY and limit.count_denied:
         found.append(f"limit {limit.name}: count_denied does nothing for a concurrency limit")

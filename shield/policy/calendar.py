@@ -68,15 +68,15 @@ def window_of(now_us: int, align: str, timezone: str) -> tuple[int, int]:
 
 
 def boundaries(now_us: int, align: str, timezone: str, before: int = 1, after: int = 2) -> tuple[int, ...]:
-    """Consecutive boundaries around `now_us`, ascending: `before` earlier ones, the start of its window,
-    `after` later ones.
+    """The start of the window that holds `now_us`, with `before` earlier and `after` later boundaries,
+    ascending.
 
     For a store whose own clock decides: it takes the greatest boundary that is not later than its clock. With
-    the defaults that answers for clocks at least one whole window apart on either side."""
+    the defaults that answers for clocks that are up to a whole window behind or ahead.
+    """
     where = zone(timezone)
     next_of, previous_of = _STEPS[align]
-    # One date further than the clock says, because a fold may already have entered a day it then leaves
-    # again.
+    # One date further than the clock says: a fold may have entered a day and left it again.
     label = next_of(_local_date(now_us // _SECOND_US, where))
     start = _start(label, where)
     while start * _SECOND_US > now_us:
@@ -88,9 +88,7 @@ def boundaries(now_us: int, align: str, timezone: str, before: int = 1, after: i
 
 
 def _collect(label: date, start: int, count: int, where: tzinfo, step: Callable[[date], date]) -> list[int]:
-    """The next `count` different starts from `label` on in one direction; a skipped date repeats the one
-    beside it.
-    """
+    """The next `count` different starts one way; a skipped date has the start of the one beside it."""
     starts: list[int] = []
     last = start
     while len(starts) < count:

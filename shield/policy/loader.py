@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from shield.errors import PolicyError, PolicyIssue
-from shield.policy.kinds import found
 from shield.policy.model import Policy
+from shield.policy.report import found
 from shield.policy.validate import MAX_DEPTH, build
 
 # A thousand limits with every key written out are a third of this; parsing time grows with it.
@@ -46,9 +46,7 @@ def load(path: str | PathLike[str]) -> Policy:
 
 
 def parse(text: str | bytes, format: str = "toml", source: str | None = None) -> Policy:
-    """The policy in this text, which is "toml", "yaml" or "json". Raises PolicyError; ValueError for another
-    format.
-    """
+    """The policy in this "toml", "yaml" or "json". Raises PolicyError; ValueError for another `format`."""
     reader = _READERS.get(format)
     if reader is None:
         raise ValueError(f"format: found {format!r}; allowed: {', '.join(_READERS)}")
@@ -72,8 +70,8 @@ def _bounded(text: str | bytes, source: str | None) -> str:
         else:
             size = len(text)
             text = text.decode()
-    except UnicodeError as error:
-        _refuse(f"found text that is not UTF-8 (at {error.start}); allowed: UTF-8", source)  # type: ignore[attr-defined]
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        _refuse(f"found text that is not UTF-8 (at {error.start}); allowed: UTF-8", source)
     if size > MAX_BYTES:
         _refuse(f"found {size:,} bytes; allowed: at most {MAX_BYTES:,} bytes", source)
     if "\0" in text:
@@ -82,7 +80,8 @@ def _bounded(text: str | bytes, source: str | None) -> str:
 
 
 def _toml(text: str) -> object:
-    if _DOTTED.search(text):
+    lines = (line for line in text.split("\n") if not line.lstrip().startswith("#"))
+    if any(_DOTTED.search(line) for line in lines):
         raise ValueError(f"found a key of more than {MAX_DOTS} dotted parts; allowed: at most {MAX_DOTS}")
     return tomllib.loads(text)
 
@@ -109,7 +108,8 @@ def _yaml(text: str) -> object:
         from shield.policy import yaml_reader
     except ImportError:
         raise ValueError(
-            "PyYAML is not installed; install it with: pip install 'shield-limiter[yaml]', or write TOML or JSON"
+            "PyYAML is not installed; install it with: pip install 'shield-limiter[yaml]', or write TOML or "
+            "JSON"
         ) from None
     return yaml_reader.read(text, MAX_DEPTH)
 
@@ -118,7 +118,10 @@ _READERS: dict[str, Callable[[str], object]] = {"toml": _toml, "yaml": _yaml, "j
 
 
 def _one_line(error: ValueError) -> str:
-    return " ".join(str(error).split())[:300]
+    message = " ".join(str(error).split())
+    if "integer string conversion" in message:
+        return "found a number of too many digits"
+    return message[:300]
 
 
 def _refuse(message: str, source: str | None) -> NoReturn:

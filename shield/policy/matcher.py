@@ -6,14 +6,15 @@ set of nodes it may be at. Such sets are states of a deterministic automaton tha
 need them, so that walking on is one dictionary lookup a segment.
 
 The automaton is bounded, because hostile paths choose which states are built. Past the bound nothing more is
-kept: the same walk then steps through the sets themselves, exactly and only slower."""
+kept: the same walk then steps through the sets themselves, exactly and only slower.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from shield.policy.model import Limit
-from shield.policy.path import parse_template
+from shield.policy.path import normalise, parse_template
 
 # What the automaton may hold, estimated from CPython's sizes of sets, dicts and tuples. A thousand limits on
 # a thousand different paths need about two.
@@ -79,19 +80,23 @@ class Matcher:
     def match(self, method: str | None, path: str | None) -> tuple[int, ...]:
         """The indexes of the limits that this request meets, ascending.
 
-        `path` is normalised (`shield.policy.path.normalise`); `method` is taken in any case. A limit with a
-        condition on a fact that the request does not state (None or "") does not match."""
+        `path` is as sent, and normalised here; `method` is taken in any case. A limit with a condition on a
+        fact that the request does not state (None or "") does not match. Raises ValueError for a path that is
+        too long and for values that are not text.
+        """
         if self.unconditional:
             return self._every
         asked = _OTHER
         if method:
+            if not isinstance(method, str):
+                raise ValueError(f"method: expected text, not {type(method).__name__}")
             asked = self._methods.get(method, _OTHER) or self._methods.get(method.upper(), _OTHER)
         state = self._no_path
         if path:
+            path = normalise(path)
             state = self._start
             if path != "/":
-                # Past the deepest template the path makes no difference, so what follows stays one last
-                # piece.
+                # Past the deepest template nothing makes a difference: what follows stays one piece.
                 for segment in path[1:].split("/", self._deepest):
                     known = self._segments.get(segment, -1)
                     state = state.edges.get(known) or self._step(state, segment, known)

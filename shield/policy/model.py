@@ -3,7 +3,8 @@ merged.
 
 Nothing here is checked again later, so these are built by the loader, which refuses a wrong policy whole.
 What a limit allows (`Numbers`) is kept apart from what it is (`Limit.identity`): numbers may change under a
-bucket and what was spent stays spent; a changed identity is another bucket."""
+bucket and what was spent stays spent; a changed identity is another bucket.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +64,7 @@ class Limit:
 
     @property
     def identity(self) -> str:
-        """What makes two limits the same family of buckets: everything but numbers and conduct. One line, no
-        spaces.
-        """
+        """What makes two limits the same family of buckets: everything but numbers and conduct. One word."""
         window = "" if self.window_us is None else str(self.window_us)
         parts = (self.name, self.algorithm, ",".join(self.key), window, self.align or "", self.timezone or "")
         return "|".join(parts)
@@ -107,9 +106,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
-        """Reads a file by its suffix: .toml, .yaml, .yml or .json. Raises PolicyError, also when it cannot be
-        read.
-        """
+        """Reads a .toml, .yaml, .yml or .json file. Raises PolicyError, also when it cannot be read."""
         from shield.policy import loader
 
         return loader.load(path)
@@ -129,9 +126,7 @@ class Policy:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits of a hash over the whole model: equal policies, however written, have
-        equal ones.
-        """
+        """Twelve hexadecimal digits of a hash over the model: equal policies have equal ones."""
         text = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

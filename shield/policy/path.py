@@ -25,8 +25,8 @@ MAX_TEMPLATE = 1_024
 MAX_SEGMENTS = 64
 
 TEMPLATE_HELP = (
-    'a path template such as "/orders/{id}" ({name} is one segment) or "/files/{rest...}" ({name...} at the end is '
-    "any remainder, also none)"
+    'a path template such as "/orders/{id}" ({name} is one segment) or "/files/{rest...}" ({name...} at the '
+    "end is any remainder, also none)"
 )
 
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]*")
@@ -37,14 +37,17 @@ _NOT_UTF8 = "shield.percent"
 def normalise(path: str) -> str:
     """The path as matching sees it: starts with "/", no trailing slash but for the root itself.
 
-    Takes a request target in origin form or absolute form ("http://host/a"). Raises ValueError when the path
-    is longer than MAX_PATH characters; every other text has a normal form."""
+    Takes a request target in origin form or absolute form ("http://host/a"). Raises ValueError for what is no
+    text and for a path of more than MAX_PATH characters; every other text has a normal form.
+    """
+    if not isinstance(path, str):
+        raise ValueError(f"path: expected text, not {type(path).__name__}")
     # The query goes first: a "?" or "#" that was percent-encoded belongs to the path.
     end = _first(path, "?", "#")
     if end >= 0:
         path = path[:end]
     if len(path) > MAX_PATH:
-        raise ValueError(f"found a path of {len(path)} characters; allowed: at most {MAX_PATH}")
+        raise ValueError(f"path: found {len(path)} characters; allowed: at most {MAX_PATH}")
     if path[:1] != "/":
         absolute = _ABSOLUTE_FORM.match(path)
         if absolute is not None:
@@ -55,17 +58,13 @@ def normalise(path: str) -> str:
 
 
 def decode(text: str) -> str:
-    """Percent-decoded once. Sequences that are no "%XX" stay as they are; bytes that are no UTF-8 become
-    "%XX".
-    """
+    """Percent-decoded once. Other sequences stay; bytes that are no UTF-8 become "%XX"."""
     raw = unquote_to_bytes(_bytes_of(text))
     return raw.decode("utf-8", _NOT_UTF8)
 
 
 def fold(path: str) -> str:
-    """Double slashes, dot segments and the trailing slash folded away. Never climbs above the root.
-    Idempotent.
-    """
+    """Without double slashes, dot segments and trailing slash; never climbs above the root. Idempotent."""
     if "//" not in path and "/." not in path and path[:1] == "/":
         return path[:-1] if path[-1] == "/" and len(path) > 1 else path
     folded: list[str] = []
@@ -87,8 +86,7 @@ class Template:
 
 
 def parse_template(text: str) -> Template:
-    """Reads "/orders/{id}" or "/files/{rest...}". Raises ValueError saying what was found and what is
-    allowed.
+    """Reads "/orders/{id}" or "/files/{rest...}". Raises ValueError saying what was found and is allowed.
 
     A literal segment may be written percent-encoded or plain; it is compared with the normalised path.
     """
@@ -144,9 +142,7 @@ def _first(text: str, one: str, other: str) -> int:
 
 
 def _bytes_of(text: str) -> bytes:
-    """The text's bytes. Servers hand over raw bytes as lone surrogates (surrogateescape): those become bytes
-    again.
-    """
+    """The text's bytes. What servers hand over as lone surrogates (surrogateescape) becomes bytes again."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

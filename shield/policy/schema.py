@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from shield.policy import kinds
+from shield.policy import scalars
 from shield.policy.calendar import ALIGNMENTS
-from shield.policy.kinds import Key, ListOf, MapOf, Scalar, Table, TableList, Wrong
+from shield.policy.kinds import Key, ListOf, MapOf, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
+from shield.policy.report import suggestion
+from shield.policy.scalars import Scalar, Wrong
 
 MAX_LIMITS = 1_024
 MAX_UNITS = 10**9  # burst and limit: together with the longest period what exact store arithmetic is made for
+MAX_KEY_FIELDS = 8  # the core hashes them side by side
 MAX_PLACES = 1_024  # of a concurrency limit: every place is remembered by itself
 MAX_COST = 2**53 - 1  # whole numbers up to here are exact in JSON and in Lua
 NAME = r"[a-z0-9][a-z0-9_.-]{0,63}"
@@ -48,7 +51,7 @@ def _key_field(fields: tuple[str, ...], what: str) -> Scalar:
             raise Wrong
         if value in fields or _ATTRIBUTE.fullmatch(value):
             return value
-        raise Wrong(_NO_KEY_FIELDS.get(value) or kinds.suggestion(value, fields).removeprefix(", "))
+        raise Wrong(_NO_KEY_FIELDS.get(value) or suggestion(value, fields).removeprefix(", "))
 
     return Scalar("request field", f"{what}: {', '.join(fields)} or attributes.NAME", parse)
 
@@ -101,15 +104,15 @@ MATCH = Table(
     (
         Key(
             "method",
-            ListOf(kinds.method(), 32, 1, single=True),
+            ListOf(scalars.method(), 32, 1, single=True),
             "Methods, compared in upper case.",
             default_doc="every method",
         ),
         Key(
             "path",
-            ListOf(kinds.path_template(), 64, 1, single=True),
-            "Path templates, compared with the normalised path: query dropped, percent-decoded once, dot segments, "
-            "double and trailing slashes folded, case kept.",
+            ListOf(scalars.path_template(), 64, 1, single=True),
+            "Path templates, compared with the normalised path: query dropped, percent-decoded once, dot "
+            "segments, double and trailing slashes folded, case kept.",
             default_doc="every path",
         ),
     ),
@@ -117,81 +120,86 @@ MATCH = Table(
 
 PLAN = Table(
     "limit.plans.NAME",
-    "Numbers for requests of one plan; what is left out is as in the limit itself. Other plans get the limit's own.",
+    "Numbers for requests of one plan; what is left out is as in the limit itself. Other plans get the "
+    "limit's own.",
     (
         Key(
             "rate",
-            kinds.rate(),
-            "As the limit's. A window keeps its period. On a token bucket without a burst beside it, the burst is "
-            "the count in this rate.",
+            scalars.rate(),
+            "As the limit's. A window keeps its period. On a token bucket without a burst beside it, the "
+            "burst is the count in this rate.",
             only=_BUCKETS,
             default_doc="the limit's",
         ),
         Key(
             "burst",
-            kinds.integer(1, MAX_UNITS),
+            scalars.integer(1, MAX_UNITS),
             "As the limit's.",
             only=(TOKEN_BUCKET,),
             default_doc="see rate",
         ),
         Key(
             "limit",
-            kinds.integer(1, MAX_PLACES),
+            scalars.integer(1, MAX_PLACES),
             "As the limit's.",
             only=(CONCURRENCY,),
             default_doc="the limit's",
         ),
     ),
+    may_be_empty=False,
 )
 
 LIMIT = Table(
     "limit",
-    "A named quota, written [[limit]]. Name, algorithm, key, window length, align and timezone are its identity: "
-    "change one and its buckets start anew. Everything else may change under a bucket.",
+    "A named quota, written [[limit]]. Name, algorithm, key, window length, align and timezone are its "
+    "identity: change one and its buckets start anew. Everything else may change under a bucket.",
     (
         Key(
             "name",
-            kinds.text("name", f"text that matches {NAME}", NAME, 64),
+            scalars.text("name", f"text that matches {NAME}", NAME, 64),
             "Unique in the policy.",
             required=True,
         ),
         Key(
-            "key", ListOf(_key_field(KEY_FIELDS, "one of"), 16, 1), "What the limit counts by.", required=True
+            "key",
+            ListOf(_key_field(KEY_FIELDS, "one of"), MAX_KEY_FIELDS, 1),
+            "What the limit counts by.",
+            required=True,
         ),
-        Key("algorithm", kinds.choice(*ALGORITHMS), "How the limit counts.", default=TOKEN_BUCKET),
+        Key("algorithm", scalars.choice(*ALGORITHMS), "How the limit counts.", default=TOKEN_BUCKET),
         Key(
             "rate",
-            kinds.rate(),
+            scalars.rate(),
             "Refill of a token bucket; count and length of a window. Required but for concurrency. "
             '"N/month" goes with align = "month" only.',
             only=_BUCKETS,
         ),
         Key(
             "burst",
-            kinds.integer(1, MAX_UNITS),
+            scalars.integer(1, MAX_UNITS),
             "What a full token bucket holds.",
             only=(TOKEN_BUCKET,),
             default_doc="the count in rate",
         ),
         Key(
             "align",
-            kinds.choice(*ALIGNMENTS),
-            "Windows of the calendar, from the first instant with a local date to the next such. The rate's period "
-            "must be the same.",
+            scalars.choice(*ALIGNMENTS),
+            "Windows of the calendar, from the first instant with a local date to the next such. The rate's "
+            "period must be the same.",
             only=(FIXED_WINDOW,),
             default_doc="windows from the epoch",
         ),
         Key(
             "timezone",
-            kinds.timezone(),
+            scalars.timezone(),
             "Whose calendar. Goes with align.",
             only=(FIXED_WINDOW,),
             default_doc='"UTC" when aligned',
         ),
-        Key("limit", kinds.integer(1, MAX_PLACES), "Places in flight. Required.", only=(CONCURRENCY,)),
+        Key("limit", scalars.integer(1, MAX_PLACES), "Places in flight. Required.", only=(CONCURRENCY,)),
         Key(
             "ttl",
-            kinds.duration("1ms", "24h"),
+            scalars.duration("1ms", "24h"),
             "When a place that nobody released is free again.",
             only=(CONCURRENCY,),
             default_doc='"60s"',
@@ -199,45 +207,47 @@ LIMIT = Table(
         Key("match", MATCH, "Which requests the limit is for.", default_doc="every request"),
         Key(
             "missing",
-            kinds.choice("skip", "deny"),
+            scalars.choice("skip", "deny"),
             'A key field is absent: the limit does not match, or the request is refused ("deny", 400).',
             default="skip",
         ),
         Key(
             "when_store_fails",
-            kinds.choice("local", "allow", "deny"),
-            "The store does not answer: count in this process, allow, or refuse. The first two are degraded decisions.",
+            scalars.choice("local", "allow", "deny"),
+            "The store does not answer: count in this process, allow, or refuse. The first two are degraded "
+            "decisions.",
             default="local",
         ),
         Key(
             "when_full",
-            kinds.choice("share", "deny", "allow"),
-            "The store has no room for a new bucket: newcomers share one, are refused, or are allowed (degraded). "
-            "Concurrency always refuses.",
+            scalars.choice("share", "deny", "allow"),
+            "The store has no room for a new bucket: newcomers share one, are refused, or are allowed "
+            "(degraded). Concurrency always refuses.",
             default_doc='"share"; concurrency: "deny"',
         ),
         Key(
             "count_denied",
-            kinds.boolean(),
+            scalars.boolean(),
             "Charge refused requests too, never beyond empty. Concurrency limits never are.",
             default=False,
         ),
         Key(
             "mode",
-            kinds.choice("enforce", "shadow"),
-            '"shadow" decides and reports but never refuses, and is charged only when the request is admitted.',
+            scalars.choice("enforce", "shadow"),
+            '"shadow" decides and reports but never refuses, and is charged only when the request is '
+            "admitted.",
             default="enforce",
         ),
         Key(
             "cost",
             _cost(),
-            'Units a request takes. "request": what the caller says; "bytes": the size of the body (not for concurrency). '
-            "0 is always allowed and changes nothing.",
+            'Units a request takes. "request": what the caller says; "bytes": the size of the body (not for '
+            "concurrency). 0 is always allowed and changes nothing.",
             default=1,
         ),
         Key(
             "plans",
-            MapOf(kinds.text("plan name", "printable text of 1 to 64 characters", r".+", 64), PLAN, 256),
+            MapOf(scalars.text("plan name", "printable text of 1 to 64 characters", r".+", 64), PLAN, 256),
             "Other numbers for requests of a plan.",
             default={},
         ),
@@ -250,29 +260,30 @@ IDENTITY = Table(
     (
         Key(
             "trusted_proxies",
-            ListOf(kinds.network(), 1_024),
-            "Networks whose word in X-Forwarded-For counts, from the right as far as they vouch. Unix sockets are "
-            "always trusted.",
+            ListOf(scalars.network(), 1_024),
+            "Networks whose word in X-Forwarded-For counts, from the right as far as they vouch. Unix "
+            "sockets are always trusted.",
             default=list(LOOPBACK),
         ),
         Key(
             "ipv6_prefix",
-            kinds.integer(32, 128),
-            "Bits of an IPv6 address that make one subject: one customer has a whole network. IPv4 addresses count whole.",
+            scalars.integer(32, 128),
+            "Bits of an IPv6 address that make one subject: one customer has a whole network. IPv4 "
+            "addresses count whole.",
             default=64,
         ),
         Key(
             "anonymous",
-            kinds.boolean(),
-            "May a request come without a token, when tokens are configured? This version has none to configure, so "
-            "only true is possible.",
+            scalars.boolean(),
+            "May a request come without a token, when tokens are configured? This version has none to "
+            "configure, so only true is possible.",
             default=True,
         ),
         Key(
             "headers",
             MapOf(_key_field(HEADER_FIELDS, "one of"), _header_name(), 64),
-            "Where the forward-auth endpoints find facts: request field = header name. Only an authenticated gateway "
-            "is believed.",
+            "Where the forward-auth endpoints find facts: request field = header name. Only an "
+            "authenticated gateway is believed.",
             default={},
         ),
     ),
@@ -281,14 +292,15 @@ IDENTITY = Table(
 
 SIZE = Table(
     "guard.size",
-    "How large a body may be, and of what type. A body that is too large is answered 413, a type that is not listed 415.",
+    "How large a body may be, and of what type. A body that is too large is answered 413, a type that is "
+    "not listed 415.",
     (
-        Key("max_body_bytes", kinds.integer(0, MAX_COST), "The largest body.", default_doc="no ceiling"),
+        Key("max_body_bytes", scalars.integer(0, MAX_COST), "The largest body.", default_doc="no ceiling"),
         Key(
             "content_types",
             ListOf(_media_type(), 64),
-            "Types that a body may have, compared without case and parameters. A body without a type is refused once "
-            "this is set; a request without a body never is.",
+            "Types that a body may have, compared without case and parameters. A body without a type is "
+            "refused once this is set; a request without a body never is.",
             default=[],
             default_doc="any",
         ),
@@ -306,19 +318,21 @@ POLICY = Table(
     "policy",
     "The top level of a policy file.",
     (
-        Key("version", kinds.integer(1, 1), "The version of this format.", default=1),
+        Key("version", scalars.integer(1, 1), "The version of this format.", default=1),
         Key(
             "name",
-            kinds.text("name", f"text that matches {NAME}", NAME, 64),
+            scalars.text("name", f"text that matches {NAME}", NAME, 64),
             "The policy's name.",
             default="default",
         ),
         Key(
             "owner",
-            kinds.text("text", "printable text of 1 to 128 characters", r".+", 128),
+            scalars.text("text", "printable text of 1 to 128 characters", r".+", 128),
             "Who answers for it; shown in metrics, decisions and the audit line of a reload.",
         ),
-        Key("settle_within", kinds.duration("1s", "24h"), "How long a receipt can be settled.", default="5m"),
+        Key(
+            "settle_within", scalars.duration("1s", "24h"), "How long a receipt can be settled.", default="5m"
+        ),
         Key("identity", IDENTITY, "See [identity].", default_doc="its defaults"),
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
         Key("guard", GUARD, "See [guard.size].", default_doc="no guards"),

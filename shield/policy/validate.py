@@ -1,7 +1,8 @@
 """From what a file holds to the model: every key by the schema, then the rules that span several keys.
 
 A wrong file is refused whole. Everything that is wrong is found in one run; a rule is skipped only where a
-value that it needs was refused already."""
+value that it needs was refused already.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +12,19 @@ from typing import Any
 
 from shield.errors import PolicyError
 from shield.policy import schema
-from shield.policy.kinds import REFUSED, Report, join
-from shield.policy.model import CONCURRENCY, TOKEN_BUCKET, Identity, Limit, Numbers, Policy, SizeGuard
+from shield.policy.calendar import DAY, MONTH
+from shield.policy.kinds import Key
+from shield.policy.model import (
+    CONCURRENCY,
+    FIXED_WINDOW,
+    TOKEN_BUCKET,
+    Identity,
+    Limit,
+    Numbers,
+    Policy,
+    SizeGuard,
+)
+from shield.policy.report import REFUSED, Report, join
 from shield.rate import Rate, parse_duration
 
 # The deepest policy there is (limit, plans, plan, key) has 5 levels; the rest is room for a helpful error.
@@ -20,11 +32,16 @@ MAX_DEPTH = 16
 
 _DAY_US = 86_400_000_000
 _DEFAULT_TTL_US = parse_duration("60s")
+_PERIODS = {
+    DAY: 'a count per day, because of align = "day"',
+    MONTH: 'a count per month, because of align = "month"',
+    None: 'a fixed period; a month needs align = "month"',
+}
 _UNITS_ALLOWED = f"a count from 1 to {schema.MAX_UNITS:,}"
 
 
 def build(tree: object, source: str | None = None) -> Policy:
-    """The policy that this tree of dicts, lists and scalars describes. Raises PolicyError with every issue."""
+    """The policy that this tree of dicts, lists and scalars says. Raises PolicyError with every issue."""
     report = Report()
     _bound_depth(tree, report)
     policy = None if report.issues else _policy(tree, report)
@@ -71,9 +88,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
 
 
 def _flat_headers(tree: dict[Any, Any]) -> dict[Any, Any]:
-    """`attributes.country = "X-Country"` is a nested table in TOML; here it is the field
-    "attributes.country".
-    """
+    """The same tree with `attributes.country = "X"`, a nested table in TOML, as the field it means."""
     identity = tree.get("identity")
     headers = identity.get("headers") if isinstance(identity, dict) else None
     nested = headers.get("attributes") if isinstance(headers, dict) else None
@@ -132,7 +147,7 @@ def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
         return None
     _only(schema.LIMIT.keys, values, algorithm, path, report)
     numbers = _numbers(values, algorithm, path, report)
-    align, timezone = _aligned(values, path, report) if algorithm == "fixed-window" else (None, None)
+    align, timezone = _aligned(values, path, report) if algorithm == FIXED_WINDOW else (None, None)
     plans = _plans(values, algorithm, numbers, path, report)
     _conduct(values, algorithm, path, report)
     match = values["match"] if values["match"] is not None else {"method": None, "path": None}
@@ -144,7 +159,6 @@ def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
     ):
         return None
     rate: Rate | None = values["rate"]
-    windowed = rate is not None and algorithm not in (TOKEN_BUCKET, CONCURRENCY)
     default_full = "deny" if algorithm == CONCURRENCY else "share"
     return Limit(
         name=values["name"],
@@ -152,7 +166,7 @@ def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
         algorithm=algorithm,
         numbers=numbers,
         plans=plans,
-        window_us=rate.period_us if windowed and rate is not None else None,
+        window_us=None if rate is None or algorithm == TOKEN_BUCKET else rate.period_us,
         align=align,
         timezone=timezone,
         ttl_us=(values["ttl"] or _DEFAULT_TTL_US) if algorithm == CONCURRENCY else None,
@@ -168,7 +182,7 @@ def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
 
 
 def _only(
-    keys: tuple[Any, ...], values: Mapping[str, Any], algorithm: str, path: str, report: Report
+    keys: tuple[Key, ...], values: Mapping[str, Any], algorithm: str, path: str, report: Report
 ) -> None:
     """Keys that this algorithm does not know."""
     for key in keys:
@@ -199,21 +213,16 @@ def _numbers(values: Mapping[str, Any], algorithm: str, path: str, report: Repor
 
 def _from_rate(rate: Rate, burst: int | None, algorithm: str, path: str, report: Report) -> Numbers | None:
     at = join(path, "rate")
-    if algorithm == TOKEN_BUCKET:
-        if rate.period_us is None:
-            report.wrong(
-                at, str(rate), 'a fixed period; a month needs algorithm = "fixed-window" and align = "month"'
-            )
-            return None
-        if burst is None and rate.count > schema.MAX_UNITS:
-            report.wrong(
-                at, str(rate), _UNITS_ALLOWED, "burst defaults to the count: set burst, or a shorter period"
-            )
-            return None
-        return Numbers(burst or rate.count, *rate.reduced)
-    if rate.count > schema.MAX_UNITS:
-        report.wrong(at, str(rate), _UNITS_ALLOWED)
+    if rate.period_us is None and algorithm != FIXED_WINDOW:
+        allowed = 'a fixed period; a month needs algorithm = "fixed-window" and align = "month"'
+        report.wrong(at, str(rate), allowed)
         return None
+    if burst is None and rate.count > schema.MAX_UNITS:
+        default = "burst defaults to the count: set burst, or a shorter period"
+        report.wrong(at, str(rate), _UNITS_ALLOWED, default if algorithm == TOKEN_BUCKET else "")
+        return None
+    if algorithm == TOKEN_BUCKET:
+        return Numbers(burst or rate.count, *rate.reduced)
     return Numbers(rate.count)
 
 
@@ -224,25 +233,16 @@ def _aligned(values: Mapping[str, Any], path: str, report: Report) -> tuple[str 
         report.wrong(f"{path}.timezone", timezone, 'only together with align = "day" or "month"')
     if align is REFUSED or not isinstance(rate, Rate):
         return None, None
-    if align == "day" and rate.period_us != _DAY_US:
-        report.wrong(f"{path}.rate", str(rate), 'a count per day, because of align = "day"')
-    if (align == "month") != (rate.period_us is None):
-        allowed = (
-            'a count per month, because of align = "month"'
-            if align == "month"
-            else 'a fixed period; a month needs align = "month"'
-        )
-        if align != "day":  # said already
-            report.wrong(f"{path}.rate", str(rate), allowed)
+    fits = {DAY: rate.period_us == _DAY_US, MONTH: rate.period_us is None, None: rate.period_us is not None}
+    if not fits[align]:
+        report.wrong(f"{path}.rate", str(rate), _PERIODS[align])
     return align, (timezone or "UTC") if align is not None else None
 
 
 def _plans(
     values: Mapping[str, Any], algorithm: str, base: Numbers | None, path: str, report: Report
 ) -> Mapping[str, Numbers] | None:
-    """Complete numbers by plan, or None when the limit's own or any plan's are wrong, which has been
-    reported.
-    """
+    """Complete numbers by plan, or None when any are wrong, which has been reported."""
     entries = values["plans"]
     if entries is REFUSED:
         return None
@@ -250,10 +250,6 @@ def _plans(
     for plan, entry in entries.items():
         at = join(f"{path}.plans", plan)
         _only(schema.PLAN.keys, entry, algorithm, at, report)
-        if all(entry[key.name] is None for key in schema.PLAN.keys):
-            known = [key.name for key in schema.PLAN.keys if algorithm in key.only]
-            report.add(at, f"found an empty table; allowed: {' and '.join(known)}")
-            continue
         numbers = _plan_numbers(entry, values["rate"], algorithm, base, at, report)
         if numbers is not None:
             merged[plan] = numbers
@@ -276,7 +272,8 @@ def _plan_numbers(
         report.wrong(
             f"{path}.rate",
             str(rate),
-            f"a rate with the limit's own period, as in {str(base_rate)!r}, because the window is the limit's identity",
+            f"a rate with the limit's own period, as in {str(base_rate)!r}, because the window is the "
+            "limit's identity",
         )
         return None
     return _from_rate(rate, burst, algorithm, path, report)

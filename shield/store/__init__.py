@@ -1,7 +1,8 @@
 """Where buckets live. A store does one thing: it applies the charges of a request in one atomic step.
 
-`Store` is what the facade asks of any of them, `open_store` finds the right one for a URL. The stores themselves are
-imported when they are asked for, so that a process that keeps its buckets in memory never imports redis.
+`Store` is what the facade asks of any of them, `open_store` finds the right one for a URL. The stores
+themselves are imported when they are asked for, so that a process that keeps its buckets in memory never
+imports redis.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class SettlementEntry:
     window_start_us: int | None = None
     """The start of the window that was charged; None for a token bucket."""
     plan: str | None = None
-    """The plan the request had: the numbers that hold now are the limit's for it, unless `numbers` says otherwise."""
+    """The plan the request had: the numbers that hold now are the limit's for it, unless `numbers` says
+    otherwise.
+    """
     numbers: Numbers | None = None
 
 
@@ -40,8 +43,8 @@ class SettlementEntry:
 class Settlement:
     """The difference between charged and actual cost, to be made good once for each `receipt_id`.
 
-    Instants are of the store's clock: `charged_at_us` is the instant of the decision, and from `expires_us` on the
-    receipt is worth nothing.
+    Instants are of the store's clock: `charged_at_us` is the instant of the decision, and from `expires_us`
+    on the receipt is worth nothing.
     """
 
     receipt_id: bytes
@@ -63,8 +66,8 @@ class Lease:
 class Store(Protocol):
     """One atomic step over all charges of a request, and what may follow it.
 
-    Every method raises StoreError (StoreTimeout, StoreProtocolError) when the truth is not known, and never takes a
-    failure for permission.
+    Every method raises StoreError (StoreTimeout, StoreProtocolError) when the truth is not known, and never
+    takes a failure for permission.
     """
 
     name: str
@@ -104,10 +107,11 @@ class RemoteStore(Store, Protocol):
 
 
 def open_store(url: str, *, clock: Clock | None = None) -> Store:
-    """The store a URL names, not yet opened. StoreURLError says what is wrong with the URL, without its password.
+    """The store a URL names, not yet opened. StoreURLError says what is wrong with the URL, without its
+    password.
 
-    `clock` (Unix nanoseconds) is for stores that have no clock of their own; Redis has one and asks this one only
-    which calendar day it is likely to be there.
+    `clock` (Unix nanoseconds) is for stores that have no clock of their own; Redis has one and asks this one
+    only which calendar day it is likely to be there.
     """
     parts = split_url(url)
     if parts.scheme == "memory":
@@ -115,7 +119,9 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
 
         parts.must_be_bare()
         return MemoryStore(
-            **parts.options.take(max_keys=parts.options.whole(1, 1_000_000_000), max_leases=parts.options.whole(1, 10_000_000)),
+            **parts.options.take(
+                max_keys=parts.options.whole(1, 1_000_000_000), max_leases=parts.options.whole(1, 10_000_000)
+            ),
             clock=clock,
         )
     if parts.scheme in ("redis", "rediss", "unix"):

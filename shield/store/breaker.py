@@ -1,7 +1,8 @@
-"""A circuit breaker: after a few deadlines missed in a row nothing is asked for a while, then one probe decides.
+"""A circuit breaker: after a few deadlines missed in a row nothing is asked for a while, then one probe
+decides.
 
-The law of this file: it knows no clock and no I/O; `now_us` (monotonic microseconds) is an argument. What counts as a
-failure is for the caller to say; it should be what costs time, since time is all a breaker saves.
+The law of this file: it knows no clock and no I/O; `now_us` (monotonic microseconds) is an argument. What
+counts as a failure is for the caller to say; it should be what costs time, since time is all a breaker saves.
 
     closed     everything may pass; `threshold` failures in a row open it
     open       nothing passes until the cool-down is over
@@ -23,7 +24,16 @@ MAX_COOL_DOWN_US: Final = 1_000_000
 class Breaker:
     """One circuit. Not thread-safe: it belongs to one event loop."""
 
-    __slots__ = ("_closed_to", "_cool_down_us", "_failures", "_first_us", "_longest_us", "_probe_until", "_threshold", "opened")
+    __slots__ = (
+        "_closed_to",
+        "_cool_down_us",
+        "_failures",
+        "_first_us",
+        "_longest_us",
+        "_probe_until",
+        "_threshold",
+        "opened",
+    )
 
     def __init__(
         self,
@@ -33,7 +43,9 @@ class Breaker:
         max_cool_down_us: int = MAX_COOL_DOWN_US,
     ) -> None:
         if threshold < 1 or cool_down_us < 1 or max_cool_down_us < cool_down_us:
-            raise ValueError("threshold and cool_down_us must be at least 1, and max_cool_down_us no less than that")
+            raise ValueError(
+                "threshold and cool_down_us must be at least 1, and max_cool_down_us no less than that"
+            )
         self._threshold = threshold
         self._first_us = self._cool_down_us = cool_down_us
         self._longest_us = max_cool_down_us
@@ -57,7 +69,8 @@ class Breaker:
             return False
         if self._probe_until is not None and now_us < self._probe_until:
             return False
-        # A probe that nobody reported on, because its caller went away, must not keep the circuit open for good.
+        # A probe that nobody reported on, because its caller went away, must not keep the circuit open for
+        # good.
         self._probe_until = now_us + self._longest_us
         return True
 

@@ -1,8 +1,8 @@
 """What the scripts are told: charges and settlements as keys and packed numbers. Pure: no clock, no I/O.
 
-A bucket's address is 16 bytes, BLAKE2b over the limit's identity and the partition, keyed by the store's prefix: however
-long a client made its key, the store holds 22 characters of it and nobody can read it back. The layouts that are packed
-here are those of the headers in lua/.
+A bucket's address is 16 bytes, BLAKE2b over the limit's identity and the partition, keyed by the store's
+prefix: however long a client made its key, the store holds 22 characters of it and nobody can read it back.
+The layouts that are packed here are those of the headers in lua/.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class Form:
         self.limit = limit
         self.kind = CALENDAR if limit.align is not None else _KINDS[limit.algorithm]
         identity = limit.identity.encode()
-        self._digest = blake2b(len(identity).to_bytes(4, "little") + identity, digest_size=16, key=prefix.encode())
+        self._digest = blake2b(
+            len(identity).to_bytes(4, "little") + identity, digest_size=16, key=prefix.encode()
+        )
         self._head = f"{prefix}:{limit.name}:".encode()
         self._numbers: dict[Numbers, tuple[float, ...]] = {}
         self._around: tuple[int, ...] = ()
@@ -102,11 +104,15 @@ class Form:
     def _resolve(self, numbers: Numbers) -> tuple[float, ...]:
         limit = self.limit
         if not 0 <= numbers.limit <= MAX_LIMIT:
-            raise ValueError(f"limit {limit.name}: {numbers.limit} units are more than the scripts can count exactly")
+            raise ValueError(
+                f"limit {limit.name}: {numbers.limit} units are more than the scripts can count exactly"
+            )
         if self.kind == BUCKET:
             c, p = numbers.refill_units, numbers.refill_us
             if not 1 <= c <= p < MAX_PERIOD_US:
-                raise ValueError(f"limit {limit.name}: {c} units per {p} us is no rate the scripts can count exactly")
+                raise ValueError(
+                    f"limit {limit.name}: {c} units per {p} us is no rate the scripts can count exactly"
+                )
             drain_us = min(-(-numbers.limit * p // c), MAX_EXACT)
             # The division rounds to nearest; the next double up is never too little time to live.
             slowest_us = math.nextafter(float(max(self._slowest, Fraction(p, c))), math.inf)

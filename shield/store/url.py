@@ -1,7 +1,8 @@
-"""Store URLs: where the store is, and options as query parameters. Errors name the option and never show a secret.
+"""Store URLs: where the store is, and options as query parameters. Errors name the option and never show a
+secret.
 
-A password with unescaped special characters lands in other parts of a URL, so no part of the URL but an option's own
-name and value is ever echoed, and of options only those that are Shield's own.
+A password with unescaped special characters lands in other parts of a URL, so no part of the URL but an
+option's own name and value is ever echoed, and of options only those that are Shield's own.
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Options:
     def prefix(text: str) -> str:
         """What all keys of one deployment begin with."""
         if not _PREFIX.fullmatch(text):
-            raise ValueError("expected 1 to 64 letters, digits, '_', '.', ':' or '-', a letter or digit first")
+            raise ValueError(
+                "expected 1 to 64 letters, digits, '_', '.', ':' or '-', a letter or digit first"
+            )
         return text
 
     @staticmethod
@@ -109,9 +112,13 @@ def split_url(url: str) -> StoreURL:
         raise StoreURLError(f"a store URL has at most {MAX_URL_CHARS} characters")
     try:
         parts = urlsplit(url)
-        given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=32)
+        given = parse_qsl(
+            parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=32
+        )
     except ValueError:
-        raise StoreURLError("the store URL cannot be read; special characters in a password are percent-encoded") from None
+        raise StoreURLError(
+            "the store URL cannot be read; special characters in a password are percent-encoded"
+        ) from None
     if not parts.scheme or "://" not in url:
         raise StoreURLError("a store URL begins with its scheme, such as memory:// or redis://")
     if parts.fragment:

@@ -1,7 +1,8 @@
-"""The scripts that Redis runs, as package data. Each file's header states its keys, arguments, answer and number budget.
+"""The scripts that Redis runs, as package data. Each file's header states its keys, arguments, answer and
+number budget.
 
-A script's text is level.lua, which holds the algorithms, followed by its own file; its name on the server is the SHA-1 of
-that text (Redis' choice of hash; it guards nothing here).
+A script's text is level.lua, which holds the algorithms, followed by its own file; its name on the server is
+the SHA-1 of that text (Redis' choice of hash; it guards nothing here).
 """
 
 from __future__ import annotations

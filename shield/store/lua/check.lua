@@ -80,7 +80,7 @@ local function penalise(s)
   end
 end
 
-local charges, names, named = {}, {}, {}
+local charges, found, missing = {}, redis.call('MGET', unpack(KEYS)), {}
 for i = 1, count do
   local kind, flags, cost, limit, a, b, c, d
   kind, flags, cost, limit, a, b, c, d, position = struct.unpack('<dddddddd', blob, position)
@@ -90,25 +90,17 @@ for i = 1, count do
     leases = leases + 1
     s.lease_id = ARGV[leases]
     read_leases(s)
-  else
-    names[#names + 1], named[#named + 1] = s.key, s
+  elseif not found[i] then
+    missing[#missing + 1] = s.key
+  elseif not read_state(s, found[i]) then
+    return bad_value(s)
   end
 end
 
-if #names > 0 then
-  local found, missing = redis.call('MGET', unpack(names)), {}
-  for i = 1, #names do
-    if not found[i] then
-      missing[#missing + 1] = names[i]
-    elseif not read_state(named[i], found[i]) then
-      return bad_value(named[i])
-    end
-  end
-  -- MGET answers nothing for a key of another type as well; writing there would reset it silently.
-  if #missing > 0 and redis.call('EXISTS', unpack(missing)) > 0 then
-    for i = 1, #names do
-      if not found[i] and redis.call('EXISTS', names[i]) > 0 then return bad_value(named[i]) end
-    end
+-- MGET answers nothing for a key of another type as well; writing there would reset it silently.
+if #missing > 0 and redis.call('EXISTS', unpack(missing)) > 0 then
+  for i = 1, #missing do
+    if redis.call('EXISTS', missing[i]) > 0 then return bad_value({key = missing[i]}) end
   end
 end
 

@@ -33,14 +33,14 @@ local function server_now()
   return time[1] * 1000000 + time[2]
 end
 
--- floor(a * b / d) and what is left over, exact, for integers a < 2^53, b <= 2^42, 0 < d <= 2^42. floor(x / d) of a
--- double is exact below 2^53: a quotient just under a whole number is further from it than half a step of the double.
--- A quotient past 2^53 comes out rounded, which no caller can tell from the truth.
+-- floor(a * b / d) and what is left over, exact, for integers a < 2^53, b <= 2^42, 0 < d <= 2^42. Lua's x % d is
+-- x - floor(x / d) * d, and exact below 2^53: a quotient just under a whole number is further from it than half a step of
+-- the double. A quotient past 2^53 comes out rounded, which no caller can tell from the truth.
 local function muldivmod(a, b, d)
   local product = a * b
   if product < TWO53 then
-    local quotient = floor(product / d)
-    return quotient, product - quotient * d
+    local rest = product % d
+    return (product - rest) / d, rest
   end
   -- Ten bits of `a` at a time: rest < d <= 2^42 and digit < 2^10, so both terms stay at or below 2^52 and their sum
   -- below 2^53 (rest <= d - 1 and digit <= 1023).
@@ -49,16 +49,11 @@ local function muldivmod(a, b, d)
     local digit = floor(a / scale)
     a = a - digit * scale
     local part = rest * 1024 + digit * b
-    local whole = floor(part / d)
-    quotient = quotient * 1024 + whole
-    rest = part - whole * d
+    rest = part % d
+    quotient = quotient * 1024 + (part - rest) / d
     scale = scale / 1024
   end
   return quotient, rest
-end
-
-local function is_count(x, bound)
-  return x >= 0 and x < bound and x == floor(x)
 end
 
 -- The state of a charge as stored: true, or false when the value was not written by this version of these scripts.
@@ -67,12 +62,15 @@ local function read_state(s, raw)
     if #raw ~= BUCKET_BYTES or byte(raw) ~= BUCKET_TAG then return false end
     local _, units, ticks, at, p = struct.unpack(BUCKET_FORMAT, raw)
     s.units, s.ticks, s.at, s.p = units, ticks, at, p
-    return is_count(units, TWO32) and is_count(at, TWO53) and is_count(p, TWO42) and is_count(ticks, p)
+    -- Comparisons with what is no number are false, so only whole numbers within bounds pass.
+    return units >= 0 and units < TWO32 and units % 1 == 0 and at >= 0 and at < TWO53 and at % 1 == 0
+      and p > 0 and p < TWO42 and p % 1 == 0 and ticks >= 0 and ticks < p and ticks % 1 == 0
   end
   if #raw ~= WINDOW_BYTES or byte(raw) ~= WINDOW_TAG then return false end
   local _, cur, prev, start = struct.unpack(WINDOW_FORMAT, raw)
   s.cur, s.prev, s.start = cur, prev, start
-  return is_count(cur, TWO32) and is_count(prev, TWO32) and is_count(start, TWO53)
+  return cur >= 0 and cur < TWO32 and cur % 1 == 0 and prev >= 0 and prev < TWO32 and prev % 1 == 0
+    and start >= 0 and start < TWO53 and start % 1 == 0
 end
 
 -- Drains a token bucket to `now` under the charge's numbers.
@@ -125,7 +123,7 @@ local function touch_window(s, now)
     end
   else
     length = s.a
-    start = floor(now / length) * length
+    start = now - now % length
   end
   if not s.start then
     s.cur, s.prev, s.start = 0, 0, start

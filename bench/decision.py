@@ -1,0 +1,52 @@
+"""How much does a whole decision cost: six limits (user, tenant, address; burst and sustained) in one atomic step?
+
+The Request is made for each call from texts built for that call, as behind a gateway.
+"""
+
+from __future__ import annotations
+
+from bench.record import Row, interleaved
+from shield import Policy, Request, Shield
+
+SIX_LIMITS = Policy.parse(
+    'version = 1\nname = "bench"\n'
+    + "".join(
+        f'[[limit]]\nname = "{name}-{kind}"\nkey = {key}\nrate = "{rate}"\nburst = {burst}\n'
+        for name, key in (("user", '["tenant", "user"]'), ("tenant", '["tenant"]'), ("address", '["ip"]'))
+        for kind, rate, burst in (("burst", "100000/s", 200_000), ("sustained", "1000000/s", 100_000_000))
+    )
+)
+
+
+def run(seconds: float) -> list[Row]:
+    shield = Shield(SIX_LIMITS)
+
+    def make(i: int) -> Request:
+        return Request(tenant="acme", user=f"user:{i % 5000}", ip=f"203.0.113.{i % 250}")
+
+    def only_request(calls: int) -> None:
+        for i in range(calls):
+            make(i)
+
+    def check(calls: int) -> None:
+        for i in range(calls):
+            shield.check_nowait(make(i))
+
+    def check_and_read(calls: int) -> None:
+        for i in range(calls):
+            decision = shield.check_nowait(make(i))
+            decision.limits, decision.headers
+
+    def check_and_print(calls: int) -> None:
+        for i in range(calls):
+            shield.check_nowait(make(i)).to_json()
+
+    works = [only_request, check, check_and_read, check_and_print]
+    request, alone, read, printed = interleaved(works, [10_000, 10_000, 2_000, 1_000], seconds)
+    return [
+        Row("making the Request and its texts", request, "ns"),
+        Row("check_nowait, six limits, Request given", alone - request, "ns", "at most 1,000", alone - request <= 1000),
+        Row("the same with the Request made", alone, "ns"),
+        Row("the same with .limits and .headers read", read - request, "ns"),
+        Row("the same with the answer's JSON made", printed - request, "ns"),
+    ]

@@ -1,0 +1,64 @@
+"""What the server accepts at most, and why that much."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# A body of one mebibyte in base64, which is what `[guard.size]` allows in its example, beside all other
+# facts.
+MAX_BODY_BYTES: Final = 2 * 1_048_576
+# The loader's own bound: larger text is refused there with a better message than a bare 413.
+MAX_POLICY_BODY_BYTES: Final = 1_048_576 + 1
+# The contract's: enough to spread the cost of a request over many checks, few enough to answer in one go.
+MAX_BATCH: Final = 256
+# As many as the places a single concurrency limit may have.
+MAX_LEASES: Final = 1_024
+
+# Gateways allow a client 8 KiB for its request line and for a header field. The check request carries that
+# line whole, behind a prefix or inside a field, so ours are twice as long.
+MAX_LINE_BYTES: Final = 16_384
+MAX_FIELD_BYTES: Final = 16_384
+# A gateway copies the client's fields, up to a hundred by the defaults of Envoy and Apache, and adds its own.
+MAX_HEADER_FIELDS: Final = 160
+
+# Each connection costs some 40 KB with its buffers. Gateways keep a few hundred open; this bounds what others
+# could.
+MAX_CONNECTIONS: Final = 4_096
+# Pending connections in the kernel; Linux caps it at net.core.somaxconn, 4,096 by default.
+BACKLOG: Final = 1_024
+# Longer than Envoy's hour, so that it is the gateway who gives an idle connection up: a server that closes
+# first races with the gateway's next request.
+KEEPALIVE_S: Final = 3_630.0
+# The whole of a request's body, from its head on. Callers are gateways and services nearby, not browsers.
+BODY_TIMEOUT_S: Final = 10.0
+# What is left of a body that nobody wants is read for so long, so that the answer arrives before the reset.
+LINGER_S: Final = 2.0
+
+# nginx reads all header fields of an answer into one buffer of 4 KiB by default and fails with 502 beyond it.
+# RateLimit fields of twenty limits take 1.5 KiB of it.
+MAX_HANDLE_CHARS: Final = 2_048
+# What a caller's request id may be to be shown in logs and header fields; longer ones are replaced.
+MAX_REQUEST_ID_CHARS: Final = 128
+
+# In-flight requests get so long to finish after SIGTERM: a check takes milliseconds, a slow body
+# BODY_TIMEOUT_S.
+DRAIN_GRACE_S: Final = 10.0
+
+# Each caller token costs a comparison per request, all of them, so that the time tells nothing.
+MAX_TOKENS: Final = 64
+MAX_TOKEN_FILE_BYTES: Final = 65_536
+MAX_SECRET_FILE_BYTES: Final = 4_096
+MIN_SECRET_BYTES: Final = 16
+
+# Lines about refusals: enough to see what is going on, not enough for an attack to fill a disk (about 250
+# bytes each).
+REFUSAL_LINES: Final = "10/s"
+REFUSAL_LINES_BURST: Final = 50
+
+# Decisions held back before a write, and the size at which a trace ends: three million decisions of 300
+# bytes.
+TRACE_BUFFER_BYTES: Final = 65_536
+TRACE_MAX_BYTES: Final = 1_073_741_824
+
+# How often what may wait is looked after: what a crash may lose of a trace, how late a lost store is logged.
+TICK_S: Final = 1.0

@@ -1,0 +1,127 @@
+"""What a gateway's headers say about a client's request. Compiled once for each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from shield.errors import RequestError
+from shield.identity.address import TrustedProxies
+from shield.policy import Identity
+from shield.request import IdempotencyKey, Request
+from shield.server.auth import bearer
+
+Headers = CIMultiDictProxy[str]
+
+_ABSENT: Final[tuple[str, ...]] = ()
+_ATTRIBUTE: Final = "attributes."
+
+
+class GatewayFacts:
+    """Builds a Request from a check request of a gateway, as far as one identity section lets it."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._proxies = TrustedProxies(identity.trusted_proxies)
+        self._fields: list[tuple[str, str]] = []
+        self._attributes: list[tuple[str, str]] = []
+        for field, header in identity.headers.items():
+            if field.startswith(_ATTRIBUTE):
+                self._attributes.append((field.removeprefix(_ATTRIBUTE), header))
+            else:
+                self._fields.append((field, header))
+
+    def request(
+        self, http: web.BaseRequest, *, method: str | None, path: str | None, host: str | None
+    ) -> Request:
+        """The client's request. Method, path and host depend on the gateway; everything else comes from
+        headers.
+
+        RequestError for a header that is there twice or that is no number where one is needed: nobody knows
+        which of two the gateway meant, so it must not count as absent.
+        """
+        headers = http.headers
+        facts: dict[str, Any] = {
+            "method": method,
+            "path": path,
+            "host": host,
+            "ip": self._client_address(http),
+            "bytes": _whole(headers, "Content-Length"),
+            "content_type": _text(single(headers, "Content-Type")),
+            "user_agent": _text(single(headers, "User-Agent")),
+            "token": bearer(single(headers, "Authorization")),
+        }
+        if (key := single(headers, "Idempotency-Key")) is not None:
+            facts["idempotency"] = IdempotencyKey(key=_unquoted(key))
+        for field, header in self._fields:
+            value = single(headers, header)
+            if value is not None:
+                facts[field] = _whole(headers, header) if field == "cost" else value
+        if self._attributes:
+            facts["attributes"] = {
+                name: value
+                for name, header in self._attributes
+                if (value := single(headers, header)) is not None
+            }
+        return Request(**facts)
+
+    def _client_address(self, http: web.BaseRequest) -> str | None:
+        peer = http.transport.get_extra_info("peername") if http.transport is not None else None
+        # A unix socket has no peer name, or an empty one.
+        host = peer[0] if isinstance(peer, tuple) else None
+        return self._proxies.client(host, http.headers.getall("X-Forwarded-For", _ABSENT)) or None
+
+
+def single(headers: Headers, name: str) -> str | None:
+    """A field that has one value; None when it is absent. RequestError when it is there twice."""
+    values = headers.getall(name, _ABSENT)
+    if not values:
+        return None
+    if len(values) > 1:
+        raise RequestError(name, f"is there {len(values)} times; allowed: once")
+    return values[0]
+
+
+def _text(value: str | None) -> str | None:
+    """Bytes that are no UTF-8, which old clients send in User-Agent, are no reason to refuse."""
+    if value is None or value.isascii():
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _whole(headers: Headers, name: str) -> int | None:
+    value = single(headers, name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 20):
+        raise RequestError(name, "allowed: a whole number")
+    return int(value)
+
+
+def _unquoted(key: str) -> str:
+    """The draft wants a quoted string; most clients send it bare. Both name the same key."""
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        return key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    return key
+
+
+HeaderReader = Callable[[Headers], tuple[str | None, str | None, str | None]]
+
+
+def forwarded(headers: Headers) -> tuple[str | None, str | None, str | None]:
+    """Method, path and host as Traefik, Caddy and HAProxy state them."""
+    return (
+        single(headers, "X-Forwarded-Method"),
+        single(headers, "X-Forwarded-Uri"),
+        single(headers, "X-Forwarded-Host"),
+    )
+
+
+def original(headers: Headers) -> tuple[str | None, str | None, str | None]:
+    """Method and path as nginx is told to state them; nothing states the host."""
+    return single(headers, "X-Original-Method"), single(headers, "X-Original-URI"), None
+
+
+FAMILIES: Final[Mapping[str, HeaderReader]] = {"forwarded": forwarded, "original": original}

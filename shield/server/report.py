@@ -1,0 +1,38 @@
+"""POST /v1/report and /v1/release: what became of a request that was allowed."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from shield.server.bounds import MAX_BODY_BYTES
+from shield.server.listener import Handler, read_body
+from shield.server.problem import encode
+from shield.server.service import Service
+from shield.server.wire import decode_release, decode_report
+
+_JSON = "application/json"
+
+
+def report_handler(service: Service) -> Handler:
+    """202 with `settled`: false when the receipt was settled before, or when there was none."""
+
+    async def report(http: web.BaseRequest, query: str) -> web.Response:
+        told = decode_report(await read_body(http, MAX_BODY_BYTES))
+        settled = False
+        if told.receipt is not None:
+            settled = await service.shield.report(told.receipt, cost=told.cost, bytes=told.bytes)
+        return web.Response(status=202, body=encode({"settled": settled}), content_type=_JSON)
+
+    return report
+
+
+def release_handler(service: Service) -> Handler:
+    """200 with `released`: how many places came free."""
+
+    async def release(http: web.BaseRequest, query: str) -> web.Response:
+        leases = decode_release(await read_body(http, MAX_BODY_BYTES))
+        return web.Response(
+            body=encode({"released": await service.shield.release(leases)}), content_type=_JSON
+        )
+
+    return release

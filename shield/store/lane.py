@@ -1,0 +1,279 @@
+"""One connection: requests are written one behind the other, and replies come in that order.
+
+The law of this file: a request is written at most once, and every caller is told what became of it: the
+reply, or StoreError when the connection was lost first. The reply to a request whose caller has gone is
+handed to its `late` callback.
+
+Connecting, TLS, AUTH and SELECT are redis-py's; of its connections only the public methods are used, with
+RESP2 and without redis-py's own timeouts and retries, which would tear down an idle connection or send a
+command twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+
+from shield.errors import StoreError, StoreProtocolError
+
+# Where a server is busy, loading or in the middle of a failover, the same command may succeed later.
+_PASSING: Final = (
+    "BUSY",
+    "LOADING",
+    "MISCONF",
+    "NOREPLICAS",
+    "MASTERDOWN",
+    "UNKILLABLE",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+)
+# A server that restarts is found again within milliseconds, one that stays away is asked once a second.
+BACKOFF_S: Final = (0.01, 1.0)
+# A healthy life of a connection after which its loss is an accident and the first new try needs no wait.
+SETTLED_S: Final = 1.0
+
+Late = Callable[[Any, Any], None]
+
+
+class ScriptMissing(StoreError):
+    """The server does not know the script, so nothing was done: loading it and asking again is safe."""
+
+
+class OutOfMemory(StoreError):
+    """The server is at its maxmemory and refused to write: nothing was done."""
+
+
+class Transport(Protocol):
+    """What is used of redis.asyncio.connection.Connection and its siblings."""
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...
+
+    async def send_packed_command(self, command: bytes, check_health: bool = True) -> None: ...
+
+    async def read_response(self, *, disconnect_on_error: bool = True) -> Any: ...
+
+
+class Owner(Protocol):
+    """Who wants to know how a connection fares."""
+
+    def came_up(self) -> None: ...
+
+    def refused(self, lane: Lane, error: Exception) -> None: ...
+
+    def lost(self, why: str) -> None: ...
+
+
+def encode(items: Iterable[bytes]) -> bytes:
+    """One command in the wire's form."""
+    parts = [b"$%d\r\n%b\r\n" % (len(item), item) for item in items]
+    return b"*%d\r\n%b" % (len(parts), b"".join(parts))
+
+
+class Call:
+    """One request on its way."""
+
+    __slots__ = ("context", "deadline", "future", "late", "payload", "sent_at")
+
+    def __init__(
+        self, future: asyncio.Future[Any], payload: bytes, deadline: float, late: Late | None, context: Any
+    ) -> None:
+        self.future = future
+        self.payload = payload
+        self.deadline = deadline
+        self.late = late
+        self.context = context
+        self.sent_at = 0.0
+
+    def answer(self, reply: Any) -> bool:
+        """Hands the reply on; False when nobody waits for it any more."""
+        if self.future.done():
+            if self.late is not None and not isinstance(reply, Exception):
+                self.late(reply, self.context)
+            return False
+        if isinstance(reply, Exception):
+            self.future.set_exception(translate(reply))
+        else:
+            self.future.set_result(reply)
+        return True
+
+    def fail(self, error: StoreError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+def translate(error: Exception) -> StoreError:
+    """A server's error reply in Shield's words."""
+    if isinstance(error, NoScriptError):
+        return ScriptMissing("the server does not know the script")
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
+        return OutOfMemory(f"the server is out of memory: {error}")
+    passing = isinstance(error, (ReadOnlyError, ClusterDownError, TryAgainError))
+    if passing or str(error).startswith(_PASSING):
+        return StoreError(f"the server cannot answer now: {error}")
+    return StoreProtocolError(f"the server refused: {error}")
+
+
+class Lane:
+    """One connection: what is to be written, what is owed, and the tasks that serve both until it breaks."""
+
+    def __init__(
+        self, make: Callable[[], Transport], greeting: Sequence[bytes], connect_timeout_s: float, owner: Owner
+    ) -> None:
+        self._make = make
+        self._greeting = tuple(greeting)
+        self._connect_timeout_s = connect_timeout_s
+        self._owner = owner
+        self.up = False
+        self.outgoing: list[Call] = []
+        self.owed: deque[Call] = deque()
+        self._idle: asyncio.Future[None] | None = None
+        self._broken: asyncio.Future[str] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.outgoing) + len(self.owed)
+
+    def send(self, call: Call) -> None:
+        self.outgoing.append(call)
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    def break_off(self, why: str) -> None:
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_result(why)
+
+    async def run(self) -> None:
+        """Connects, serves, and connects again, until cancelled."""
+        loop = asyncio.get_running_loop()
+        shortest, longest = BACKOFF_S
+        wait = shortest
+        while True:
+            connection = None
+            since = None
+            try:
+                connection = self._make()
+                async with asyncio.timeout(self._connect_timeout_s):
+                    await self._greet(connection)
+                since = loop.time()
+                self._owner.lost(await self._serve(connection))
+            except (
+                Exception
+            ) as error:  # whatever a server or a name service comes up with, the next try may do better
+                self._owner.refused(self, error)
+            finally:
+                if connection is not None:
+                    await _hang_up(connection)
+            if since is not None and loop.time() - since >= SETTLED_S:
+                wait = shortest
+                continue
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, longest)
+
+    async def _greet(self, connection: Transport) -> None:
+        await connection.connect()
+        for payload in self._greeting:
+            await connection.send_packed_command(payload, check_health=False)
+        for _ in self._greeting:
+            await connection.read_response()
+
+    async def _serve(self, connection: Transport) -> str:
+        """Until the connection is of no more use; says why."""
+        loop = asyncio.get_running_loop()
+        self._broken = broken = loop.create_future()
+        reader = loop.create_task(self._read(connection))
+        writer = loop.create_task(self._write(connection))
+        self.up = True
+        self._owner.came_up()
+        try:
+            done, _ = await asyncio.wait((reader, writer, broken), return_when=asyncio.FIRST_COMPLETED)
+            first = done.pop()
+            return first.result() if first is broken else reason(first.exception())
+        finally:
+            self.up = False
+            self._broken = None
+            self._abandon()
+            reader.cancel()
+            writer.cancel()
+            broken.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Whoever waits is told. What was written may have been done; what was not is not written any more."""
+        owed, self.owed = self.owed, deque()
+        for call in owed:
+            call.fail(StoreError("the connection to the store was lost before it answered"))
+        outgoing, self.outgoing = self.outgoing, []
+        for call in outgoing:
+            call.fail(StoreError("the connection to the store was lost"))
+
+    async def _read(self, connection: Transport) -> None:
+        read = connection.read_response
+        while True:
+            reply: Any
+            try:
+                reply = await read(disconnect_on_error=False)
+            except ResponseError as error:
+                reply = error
+            if not self.owed:
+                raise StoreProtocolError("the server sent something that nobody had asked for")
+            self.owed.popleft().answer(reply)
+            if isinstance(reply, ReadOnlyError):
+                # After a failover the same name leads to the new primary.
+                raise StoreError("the server has become read-only")
+
+    async def _write(self, connection: Transport) -> None:
+        """One write for all that was asked since the last: the more there is to do, the fewer system calls it
+        takes.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self.outgoing:
+                self._idle = loop.create_future()
+                await self._idle
+            calls, self.outgoing = self.outgoing, []
+            now = loop.time()
+            payloads = []
+            for call in calls:
+                if call.future.done():
+                    continue  # its caller has gone and nothing was written: nothing needs to be
+                call.sent_at = now
+                self.owed.append(call)
+                payloads.append(call.payload)
+            if payloads:
+                await connection.send_packed_command(b"".join(payloads), check_health=False)
+
+
+def reason(error: BaseException | None) -> str:
+    """An error in words, for an operator; redis-py's messages name host and port, never a password."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no connection in time"
+    return f"{error}" or type(error).__name__
+
+
+def is_for_good(error: Exception) -> bool:
+    """Whether the server was reached and would refuse us again."""
+    if isinstance(error, ResponseError):
+        return isinstance(translate(error), StoreProtocolError)
+    return isinstance(error, AuthenticationError)
+
+
+async def _hang_up(connection: Transport) -> None:
+    with contextlib.suppress(Exception):
+        await connection.disconnect(nowait=True)

@@ -1,0 +1,71 @@
+"""Every resource has a bound: what an attacker can grow, grown as far as it goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from shield import Policy, ReceiptError, Request, Shield
+from shield.core import Registry, Table
+from shield.receipt import MAX_HANDLE_CHARS
+
+SLOTS = Policy.parse(
+    'version = 1\nname = "slots"\n[[limit]]\nname = "slots"\nkey = ["user"]\nalgorithm = "concurrency"\nlimit = 4\nttl = "60s"\n'
+)
+S = 1_000_000_000
+
+
+def test_places_are_bounded_over_all_keys_and_newcomers_are_refused():
+    now = [1_763_900_000 * S]
+    shield = Shield(SLOTS, "memory://?max_leases=10", clock=lambda: now[0])
+    decisions = [shield.check_nowait(Request(user=f"u{i}")) for i in range(15)]
+    assert [d.allowed for d in decisions] == [True] * 10 + [False] * 5
+    assert (decisions[-1].reason, decisions[-1].status) == ("store_full", 503)
+    assert decisions[-1].headers["Retry-After"] == "1"
+    assert shield.stats()["leases"] == 10
+    now[0] += 60 * S
+    assert shield.check_nowait(Request(user="later")).allowed, "what has expired makes room"
+    for i in range(100):
+        now[0] += 60 * S
+        assert shield.check_nowait(Request(user=f"wave{i}")).allowed
+    assert shield.stats()["leases"] <= 10
+
+
+def test_a_policy_meets_a_full_table_as_each_limit_says():
+    limits = "".join(
+        f'[[limit]]\nname = "{w}"\nkey = ["{k}"]\nrate = "2/h"\nwhen_full = "{w}"\n'
+        for w, k in (("share", "user"), ("deny", "tenant"), ("allow", "ip"))
+    )
+    shield = Shield(Policy.parse('version = 1\nname = "full"\n' + limits), "memory://?max_keys=1", clock=lambda: 10**18)
+    assert shield.check_nowait(Request(user="first")).allowed
+    shared = [shield.check_nowait(Request(user=f"u{i}")) for i in range(3)]
+    assert [d.allowed for d in shared] == [True, True, False]
+    assert not any(d.degraded for d in shared)
+    denied = shield.check_nowait(Request(tenant="t"))
+    assert (denied.reason, denied.status, denied.violated) == ("store_full", 503, ["deny"])
+    passed = shield.check_nowait(Request(ip="192.0.2.1"))
+    assert (passed.allowed, passed.degraded) == (True, True)
+    counts = shield.stats()
+    assert (counts["full_shared"], counts["full_denied"], counts["full_allowed"]) == (3, 1, 1)
+    assert shield.check_nowait(Request(user="first")).limits[0].remaining == 0, "who was there first lost nothing"
+
+
+async def test_receipts_and_leases_have_a_length_and_are_not_forgeable():
+    policy = Policy.parse(
+        'version = 1\nname = "r"\n[[limit]]\nname = "b"\nkey = ["user"]\nrate = "10/h"\ncost = "request"\n'
+    )
+    shield, other = Shield(policy), Shield(policy)
+    receipt = shield.check_nowait(Request(user="u", cost=3)).receipt
+    altered = receipt[:20] + ("A" if receipt[20] != "A" else "B") + receipt[21:]
+    for bad in ("", "x", altered, "A" * (MAX_HANDLE_CHARS + 1), "\ud800", "ä" * 40, None):
+        with pytest.raises(ReceiptError):
+            await shield.report(bad, cost=1)
+    with pytest.raises(ReceiptError):
+        await other.report(receipt, cost=1)
+    assert await shield.release(["", "x", receipt, "A" * 100_000, "\ud800"]) == 0
+    assert await shield.report(receipt, cost=1)
+
+
+def test_bounds_are_checked_where_they_are_set():
+    for options in ({"max_keys": 0}, {"max_keys": 10**10}, {"max_leases": 0}, {"max_leases": 10**9}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Table(Registry(), **options)
