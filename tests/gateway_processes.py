@@ -1,9 +1,9 @@
 """Shield, Envoy and nginx as processes of their own, for tests that send real traffic through them.
 
-Each lives as long as the `with` that started it, and dies with this process however that ends (on Linux the kernel sees
-to it). Everything listens on loopback, on ports that the kernel chose while they were bound: Shield and Envoy say which
-they got, nginx is handed a socket that listens already. The gateways run the very files of docs/gateways, with only
-these ports in place of the documented ones.
+Each lives as long as the `with` that started it, and dies with this process however that ends (on Linux the
+kernel sees to it). Everything listens on loopback, on ports that the kernel chose while they were bound:
+Shield and Envoy say which they got, nginx is handed a socket that listens already. The gateways run the very
+files of docs/gateways, with only these ports in place of the documented ones.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Program:
         return self._log.read_text(errors="replace")
 
     def wait_for(self, what: str, look: Callable[[], int | None]) -> int:
-        """The first answer of `look` that is one. RuntimeError with the output when the process ends before."""
+        """The first answer of `look` that is one. RuntimeError with its output when it ends before."""
         ends = time.monotonic() + _BOOT_S
         while True:
             if (answer := look()) is not None:
@@ -128,7 +128,7 @@ def running(program: Program) -> Iterator[Program]:
         program.kill()
 
 
-# ---- Shield ---------------------------------------------------------------------------------------------------------
+# ---- Shield ------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -167,13 +167,13 @@ def _answers(url: str) -> int | None:
 
 def _get(url: str) -> str | None:
     try:
-        with urllib.request.urlopen(url, timeout=1.0) as answer:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=1.0) as answer:
             return str(answer.read().decode())
     except (urllib.error.URLError, OSError):
         return None
 
 
-# ---- snippets -------------------------------------------------------------------------------------------------------
+# ---- snippets ----------------------------------------------------------------------------------------------
 
 
 def snippet(name: str, replaced: Mapping[str, str]) -> str:
@@ -214,7 +214,7 @@ def unchanged(text: str) -> str:
     return text
 
 
-# ---- Envoy ----------------------------------------------------------------------------------------------------------
+# ---- Envoy -------------------------------------------------------------------------------------------------
 
 
 def envoy_binary() -> Path | None:
@@ -237,8 +237,15 @@ def run_envoy(directory: Path, shield_port: int, change: Change = unchanged) -> 
     admin_address.unlink(missing_ok=True)
     config.write_text(change(snippet("envoy.yaml", replaced)))
     admin = "admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }"
-    options = ["--config-yaml", admin, "--admin-address-path", admin_address, "--disable-hot-restart"]
-    command = [binary, "-c", config, *options, "--concurrency", "1", "--log-level", "warning"]
+    options: list[str | Path] = [
+        "--config-yaml",
+        admin,
+        "--admin-address-path",
+        admin_address,
+        "--disable-hot-restart",
+    ]
+    one_quiet_thread = ["--concurrency", "1", "--log-level", "warning"]
+    command: list[str | Path] = [binary, "-c", config, *options, *one_quiet_thread]
     with running(Program("envoy", command, directory)) as process:
         port = process.wait_for("listen", lambda: _envoy_port(admin_address))
         yield Gateway("envoy", port)
@@ -254,7 +261,7 @@ def _envoy_port(admin_address: Path) -> int | None:
     return None
 
 
-# ---- nginx ----------------------------------------------------------------------------------------------------------
+# ---- nginx -------------------------------------------------------------------------------------------------
 
 _NGINX_MAIN = """
 USER
@@ -297,7 +304,7 @@ def nginx_binary() -> Path | None:
 
 @contextlib.contextmanager
 def run_nginx(directory: Path, shield_port: int, change: Change = unchanged) -> Iterator[Gateway]:
-    """nginx with docs/gateways/nginx.conf in front of a Shield on this port; it is the API behind itself, too."""
+    """nginx with docs/gateways/nginx.conf in front of a Shield on this port, and of an API that is itself."""
     binary = nginx_binary()
     assert binary is not None
     directory.mkdir(parents=True, exist_ok=True)
@@ -330,7 +337,7 @@ def run_nginx(directory: Path, shield_port: int, change: Change = unchanged) -> 
 
 
 def _has_worker(pid_file: Path) -> int | None:
-    """The master's pid: written after the configuration was read. Requests wait in the socket until a worker is up."""
+    """The master's pid, written once the configuration is read. Requests wait in the socket for a worker."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         return int(pid_file.read_text())
     return None

@@ -1,7 +1,7 @@
 """Real servers for the tests: Valkey and two Redis versions, on a unix socket or a TCP port of this machine.
 
-A server lives as long as the `with` that started it, and dies with this process however that ends (on Linux the kernel
-sees to it). Nothing is written to disk but a scratch directory.
+A server lives as long as the `with` that started it, and dies with this process however that ends (on Linux
+the kernel sees to it). Nothing is written to disk but a scratch directory.
 """
 
 from __future__ import annotations

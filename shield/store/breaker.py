@@ -4,7 +4,7 @@ decides.
 The law of this file: it knows no clock and no I/O; `now_us` (monotonic microseconds) is an argument. What
 counts as a failure is for the caller to say; it should be what costs time, since time is all a breaker saves.
 
-    closed     everything may pass; `threshold` failures in a row open it
+    closed     everything may pass; `threshold` failures in a row, each asked after the last, open it
     open       nothing passes until the cool-down is over
     half-open  one probe at a time passes: its success closes, its failure opens again for twice as long
 """
@@ -27,6 +27,7 @@ class Breaker:
     __slots__ = (
         "_closed_to",
         "_cool_down_us",
+        "_failed_us",
         "_failures",
         "_first_us",
         "_longest_us",
@@ -50,6 +51,7 @@ class Breaker:
         self._first_us = self._cool_down_us = cool_down_us
         self._longest_us = max_cool_down_us
         self._failures = 0
+        self._failed_us = 0
         self._closed_to: int | None = None  # until when nothing passes; None while closed
         self._probe_until: int | None = None  # until when the probe that is out may take
         self.opened = 0
@@ -85,13 +87,17 @@ class Breaker:
         self._closed_to = self._probe_until = None
         self._cool_down_us = self._first_us
 
-    def failure(self, now_us: int) -> None:
+    def failure(self, asked_us: int, now_us: int) -> None:
+        """A try that began at `asked_us` has failed. Many that wait together and fail together are one
+        failure: what was asked before the last one is no news.
+        """
+        if asked_us < self._failed_us:
+            return
+        self._failed_us = now_us
         if self._closed_to is None:
             self._failures += 1
             if self._failures < self._threshold:
                 return
-        elif self._probe_until is None:
-            return  # sent before the circuit opened: already counted
         else:
             self._cool_down_us = min(2 * self._cool_down_us, self._longest_us)
         self._failures = 0

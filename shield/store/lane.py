@@ -47,6 +47,8 @@ BACKOFF_S: Final = (0.01, 1.0)
 SETTLED_S: Final = 1.0
 
 Late = Callable[[Any, Any], None]
+Greeting = tuple[bytes, Callable[[Any], None]]
+"""A command that is sent when a connection comes up, and what judges its reply, by raising."""
 
 
 class ScriptMissing(StoreError):
@@ -123,17 +125,28 @@ def translate(error: Exception) -> StoreError:
         return ScriptMissing("the server does not know the script")
     if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
         return OutOfMemory(f"the server is out of memory: {error}")
-    passing = isinstance(error, (ReadOnlyError, ClusterDownError, TryAgainError))
+    passing = isinstance(error, (ClusterDownError, TryAgainError)) or _is_read_only(error)
     if passing or str(error).startswith(_PASSING):
         return StoreError(f"the server cannot answer now: {error}")
     return StoreProtocolError(f"the server refused: {error}")
+
+
+def _is_read_only(reply: Any) -> bool:
+    """Whether the server has become a replica. Redis 6 wraps what a script met with into an error of its own."""
+    return isinstance(reply, ReadOnlyError) or (
+        isinstance(reply, ResponseError) and "READONLY You can't write" in str(reply)
+    )
 
 
 class Lane:
     """One connection: what is to be written, what is owed, and the tasks that serve both until it breaks."""
 
     def __init__(
-        self, make: Callable[[], Transport], greeting: Sequence[bytes], connect_timeout_s: float, owner: Owner
+        self,
+        make: Callable[[], Transport],
+        greeting: Sequence[Greeting],
+        connect_timeout_s: float,
+        owner: Owner,
     ) -> None:
         self._make = make
         self._greeting = tuple(greeting)
@@ -172,9 +185,8 @@ class Lane:
                     await self._greet(connection)
                 since = loop.time()
                 self._owner.lost(await self._serve(connection))
-            except (
-                Exception
-            ) as error:  # whatever a server or a name service comes up with, the next try may do better
+            except Exception as error:
+                # Whatever a server or a name service comes up with, the next try may do better.
                 self._owner.refused(self, error)
             finally:
                 if connection is not None:
@@ -187,10 +199,14 @@ class Lane:
 
     async def _greet(self, connection: Transport) -> None:
         await connection.connect()
-        for payload in self._greeting:
+        for payload, _ in self._greeting:
             await connection.send_packed_command(payload, check_health=False)
-        for _ in self._greeting:
-            await connection.read_response()
+        for _, accept in self._greeting:
+            try:
+                reply = await connection.read_response(disconnect_on_error=False)
+            except ResponseError as error:
+                reply = error
+            accept(reply)
 
     async def _serve(self, connection: Transport) -> str:
         """Until the connection is of no more use; says why."""
@@ -234,14 +250,12 @@ class Lane:
             if not self.owed:
                 raise StoreProtocolError("the server sent something that nobody had asked for")
             self.owed.popleft().answer(reply)
-            if isinstance(reply, ReadOnlyError):
+            if _is_read_only(reply):
                 # After a failover the same name leads to the new primary.
                 raise StoreError("the server has become read-only")
 
     async def _write(self, connection: Transport) -> None:
-        """One write for all that was asked since the last: the more there is to do, the fewer system calls it
-        takes.
-        """
+        """One write for all that was asked since the last: under load there are fewer system calls, not more."""
         loop = asyncio.get_running_loop()
         while True:
             if not self.outgoing:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from shield.clock import Clock
     from shield.core import Bucket, Charges
 
-REFUSED, TAKEN, FULL, MISPLACED = 0, 1, 2, 3
+# What check.lua and settle.lua begin their answers with, and a verdict.
+TAKEN, FULL, MISPLACED = 1, 2, 3
+AGAIN, SETTLED, EXPIRED = 0, 1, 2
 FITS = 0
 SECRET_BYTES: Final = 32
 # Leases are given back one request at a time or by an operator: more in one call is split.
@@ -72,7 +74,10 @@ class RedisStore:
             deadline_s=self._deadline_s,
             connect_timeout_s=target.connect_timeout_us / 1_000_000,
             max_in_flight=target.max_in_flight,
-            greeting=[_load_command(script) for script in SCRIPTS],
+            greeting=[
+                *((_load_command(script), _loaded) for script in SCRIPTS),
+                (encode((b"ROLE",)), _is_primary),
+            ],
         )
         self._loading: asyncio.Task[None] | None = None
         self._counts = dict.fromkeys(
@@ -183,10 +188,12 @@ class RedisStore:
             if type(reply) is not list or len(reply) != 2:
                 raise StoreProtocolError("the store answered a settlement with something else")
             around_us, status = reply
-            if status == 2:
+            if status == EXPIRED:
                 raise ReceiptError("the receipt has expired")
+            if status in (AGAIN, SETTLED):
+                return bool(status == SETTLED)
             if status != MISPLACED:
-                return bool(status == 1)
+                raise StoreProtocolError("the store answered a settlement with something else")
         raise StoreProtocolError("the store's clock jumps between calendar windows")
 
     async def release(self, leases: Sequence[Lease]) -> int:
@@ -276,14 +283,15 @@ class RedisStore:
     async def _ask(self, call: bytes, late: Late | None = None, context: Any = None) -> Any:
         """One request, one reply. The breaker counts missed deadlines: only they cost a caller time."""
         breaker = self._breaker
-        if not breaker.allow(self._monotonic_us()):
+        asked_us = self._monotonic_us()
+        if not breaker.allow(asked_us):
             raise StoreError(f"not asked: the store at {self.where} has missed its deadline too often")
         future = None
         try:
             future = self._link.request(call, late, context)
             reply = await future
         except StoreTimeout:
-            breaker.failure(self._monotonic_us())
+            breaker.failure(asked_us, self._monotonic_us())
             raise
         except (ScriptMissing, OutOfMemory, StoreProtocolError):
             breaker.success()  # an answer all the same
@@ -340,6 +348,17 @@ def _heard(task: asyncio.Future[Any]) -> None:
     """Takes note of a task's exception, which those who waited for it have heard of, if any still did."""
     if not task.cancelled():
         task.exception()
+
+
+def _loaded(reply: Any) -> None:
+    if isinstance(reply, Exception):
+        raise reply
+
+
+def _is_primary(reply: Any) -> None:
+    """A replica would answer from what it last heard. Not every account may ask; then nobody knows."""
+    if isinstance(reply, list) and reply and reply[0] in (b"slave", b"sentinel"):
+        raise StoreError(f"the server is a {reply[0].decode()}, not a primary")
 
 
 def _load_command(script: Script) -> bytes:

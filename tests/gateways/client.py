@@ -1,4 +1,4 @@
-"""An HTTP client that shows its hand: any field twice, any path, from any loopback address, on one connection."""
+"""An HTTP client for odd requests: any path, any field twice, from any loopback address, kept alive."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ class Answer:
 
 
 class Client:
-    """One client, known by its source address, on one keep-alive connection (made anew where the server ended it)."""
+    """One client, known by its source address, on one keep-alive connection, made anew where it was ended."""
 
     def __init__(self, port: int, source: str) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10, source_address=(source, 0))
+        self._connection = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=10, source_address=(source, 0)
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -36,9 +38,11 @@ class Client:
     def __exit__(self, *exc: object) -> None:
         self._connection.close()
 
-    def ask(self, path: str = "/", method: str = "GET", fields: Fields = (), body: bytes | None = None) -> Answer:
-        """One request with these header fields, in this order. A body has a Content-Length, unless `fields` has one
-        or says that it is chunked."""
+    def ask(
+        self, path: str = "/", method: str = "GET", fields: Fields = (), body: bytes | None = None
+    ) -> Answer:
+        """One request with these header fields, in this order. A body gets a Content-Length, unless `fields`
+        has one or says that it is chunked."""
         fields = list(fields)
         names = {name.lower() for name, _ in fields}
         connection = self._connection
@@ -53,7 +57,14 @@ class Client:
         return Answer(response.status, response.headers, response.read())
 
 
-def ask(port: int, source: str, path: str = "/", method: str = "GET", fields: Fields = (), body: bytes | None = None) -> Answer:
+def ask(
+    port: int,
+    source: str,
+    path: str = "/",
+    method: str = "GET",
+    fields: Fields = (),
+    body: bytes | None = None,
+) -> Answer:
     """One request on a connection of its own."""
     with Client(port, source) as client:
         return client.ask(path, method, fields, body)

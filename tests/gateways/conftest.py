@@ -1,4 +1,4 @@
-"""One Shield with both gateways in front of it, started once a session. Every test brings clients of its own."""
+"""One Shield with both gateways in front of it, started once a session. Every test has its own clients."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.gateway_processes import (
     unchanged,
 )
 
-# Limits refill too slowly for a test to see it. The only trusted proxy is the gateway, so that other loopback addresses
-# can be clients.
+# Limits refill too slowly for a test to see it. The only trusted proxy is the gateway, so that other loopback
+# addresses can be clients.
 POLICY = """
 version = 1
 name = "behind-a-gateway"
@@ -63,7 +63,9 @@ def need(kind: str) -> StartGateway:
     """How to start this gateway. Skips where it is absent, which is a failure in CI."""
     missing = None
     if sys.platform != "linux":
-        missing = "clients of their own need the loopback network 127.0.0.0/8, which only Linux answers as a whole"
+        missing = (
+            "clients of their own need the loopback network 127.0.0.0/8, which only Linux answers as a whole"
+        )
     elif _BINARIES[kind]() is None:
         missing = f"{kind} is not installed"
     if missing is not None:

@@ -56,7 +56,11 @@ def test_every_refusal_is_turned_back_into_its_own_status(new_client: NewClient,
         answers = {status: ask(gateway.port, new_client(), f"/{status}") for status in meant}
         bare = ask(gateway.port, new_client(), "/")
     for status, answer in answers.items():
-        assert (answer.status, answer.json()["status"], answer.json()["reason"]) == (status, status, "made-up")
+        assert (answer.status, answer.json()["status"], answer.json()["reason"]) == (
+            status,
+            status,
+            "made-up",
+        )
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.headers["Retry-After"] == "7"
         assert answer.headers.get_all("RateLimit") == ['"a";r=0;t=7']

@@ -1,8 +1,8 @@
 """What the README shows of a gateway's configuration is the text that these tests run.
 
-In README.md a line `<!-- snippet: docs/gateways/envoy.yaml -->` stands right before a fenced block that is the whole file,
-`<!-- snippet: docs/gateways/envoy.yaml#filters -->` before one that is the lines between `# [filters]` and `# [/filters]`,
-moved to the left margin.
+In README.md a line `<!-- snippet: docs/gateways/envoy.yaml -->` stands right before a fenced block that is
+the whole file, `<!-- snippet: docs/gateways/envoy.yaml#filters -->` before one that is the lines between
+`# [filters]` and `# [/filters]`, moved to the left margin.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from shield import Policy
 from tests.gateway_processes import ROOT, SNIPPETS, region
 
 _MARKED = re.compile(
-    r"^<!-- snippet: (?P<file>[^\s#]+)(?:#(?P<region>\S+))? -->\n+```[a-z]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^<!-- snippet: (?P<file>[^\s#]+)(?:#(?P<region>\S+))? -->\n+```[a-z]*\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 _FENCED = re.compile(r"^```[a-z]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -46,7 +47,9 @@ def test_the_readme_shows_the_tested_snippets() -> None:
     marked = {text for _, _, text in blocks}
     for block in _FENCED.finditer(readme.read_text()):
         if re.search(r"ext_authz|auth_request", block["text"]):
-            assert block["text"] in marked, "README.md has a gateway's configuration without a snippet mark before it"
+            assert block["text"] in marked, (
+                "README.md has a gateway's configuration without a snippet mark before it"
+            )
 
 
 def test_how_a_page_shows_a_snippet() -> None:
@@ -66,7 +69,9 @@ def test_how_a_page_shows_a_snippet() -> None:
 @pytest.mark.parametrize("file", sorted(SNIPPETS.iterdir()), ids=lambda file: file.name)
 def test_the_policy_lines_of_a_snippet_are_valid(file: Path) -> None:
     head = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
-    lines = list(dropwhile(lambda line: line != "[identity]", (line.removeprefix("#").strip() for line in head)))
+    lines = list(
+        dropwhile(lambda line: line != "[identity]", (line.removeprefix("#").strip() for line in head))
+    )
     end = lines.index("") if "" in lines else len(lines)
     table = "\n".join(lines[:end])
     assert tomllib.loads(table)["identity"]["headers"]["tenant"] == "X-Tenant"

@@ -1,4 +1,4 @@
-"""What holds behind every gateway: refusals reach the client, facts are the gateway's, and faults are no permission."""
+"""Behind every gateway: refusals reach the client, facts are the gateway's, and faults permit nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ _TOKEN: dict[str, Change] = {
 
 def limits_in(answer: Answer) -> dict[str, int]:
     """Name -> remaining of the limits in the RateLimit field."""
-    return {name: int(left) for name, left in re.findall(r'"([^"]+)";r=(\d+)', answer.headers.get("RateLimit", ""))}
+    return {
+        name: int(left)
+        for name, left in re.findall(r'"([^"]+)";r=(\d+)', answer.headers.get("RateLimit", ""))
+    }
 
 
 def test_a_refusal_reaches_the_client(gateway: Gateway, new_client: NewClient) -> None:
@@ -94,9 +97,7 @@ def test_a_claimed_address_does_not_change_who_is_counted(
     assert limits_in(ask(gateway.port, victim)) == {"address": 2}
 
 
-def test_the_tenant_is_what_the_gateway_says(
-    kind: str, new_client: NewClient, tmp_path: Path
-) -> None:
+def test_the_tenant_is_what_the_gateway_says(kind: str, new_client: NewClient, tmp_path: Path) -> None:
     # A Shield of its own: the tenant of the snippets is one, and each gateway is to find its quota untouched.
     with run_shield(tmp_path, POLICY) as shield, need(kind)(tmp_path, shield.port, unchanged) as gateway:
 
@@ -125,7 +126,7 @@ def test_a_body_of_the_wrong_type_is_refused(gateway: Gateway, new_client: NewCl
 
 
 def test_every_kind_of_request_passes_once(gateway: Gateway, new_client: NewClient) -> None:
-    """A check without a body for requests with one: the next request on the connection still is understood."""
+    """A check without a body for requests with one: the next check on the connection still is understood."""
     requests: list[tuple[str, list[tuple[str, str]], bytes | None]] = [
         ("POST", [JSON], b"x" * 100_000),
         ("PUT", [JSON, ("Transfer-Encoding", "chunked")], b"y" * 1_000),
@@ -134,7 +135,9 @@ def test_every_kind_of_request_passes_once(gateway: Gateway, new_client: NewClie
         ("OPTIONS", [], None),
         ("GET", [], None),
     ]
-    statuses = [ask(gateway.port, new_client(), "/b", *request).status for request in requests for _ in range(2)]
+    statuses = [
+        ask(gateway.port, new_client(), "/b", *request).status for request in requests for _ in range(2)
+    ]
     assert statuses == [200] * 12
 
 
@@ -157,16 +160,21 @@ def port_that_is_silent() -> Iterator[int]:
 
 @pytest.mark.parametrize("away", [port_that_refuses, port_that_is_silent])
 def test_shield_away(
-    kind: str, away: Callable[[], contextlib.AbstractContextManager[int]], new_client: NewClient, tmp_path: Path
+    kind: str,
+    away: Callable[[], contextlib.AbstractContextManager[int]],
+    new_client: NewClient,
+    tmp_path: Path,
 ) -> None:
-    """The documented choice: refused with 503, or let pass. Either way the client waits no longer than the timeout."""
+    """The documented choice: refused with 503, or let pass. The client waits no longer than the timeout."""
     with away() as port, need(kind)(tmp_path / "closed", port, unchanged) as gateway:
         assert ask(gateway.port, new_client()).status == 503
     with away() as port, need(kind)(tmp_path / "open", port, _PASS[kind]) as gateway:
         assert ask(gateway.port, new_client()).status == 200
 
 
-def test_only_the_gateway_with_the_token_is_answered(kind: str, new_client: NewClient, tmp_path: Path) -> None:
+def test_only_the_gateway_with_the_token_is_answered(
+    kind: str, new_client: NewClient, tmp_path: Path
+) -> None:
     token = "correct-horse-battery-staple"
     file = tmp_path / "tokens"
     file.write_text(f"{token}\n")
@@ -185,7 +193,9 @@ def test_only_the_gateway_with_the_token_is_answered(kind: str, new_client: NewC
             assert ask(gateway.port, new_client(), fields=claims).status in (401, 403, 503)
 
 
-def test_the_request_id_is_in_shields_log(gateway: Gateway, shield: ShieldServer, new_client: NewClient) -> None:
+def test_the_request_id_is_in_shields_log(
+    gateway: Gateway, shield: ShieldServer, new_client: NewClient
+) -> None:
     with Client(gateway.port, new_client()) as client:
         answers = [client.ask("/") for _ in range(4)]
     request_id = answers[3].headers["X-Request-Id"]

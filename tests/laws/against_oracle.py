@@ -96,7 +96,7 @@ class Game:
             step = -source.randrange(3_000_000)
         else:
             step = -source.randrange(80 * DAY_US)
-        self.now_us = max(2 * DAY_US, self.now_us + step)
+        self.now_us = max(40 * DAY_US, self.now_us + step)
         self.set_clock(self.now_us)
 
     async def ask(self) -> None:

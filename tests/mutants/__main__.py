@@ -47,7 +47,7 @@ def read(path: Path) -> Mutant:
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     # The copy must not fall back to the tree it was copied from.
     env = {**os.environ, "PYTHONPATH": str(cwd), "SHIELD_DEBUG": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)  # noqa: S603
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def build(tree: Path) -> None:
@@ -65,19 +65,21 @@ def caught(mutant: Mutant, tree: Path) -> str:
     before = pytest(tree, mutant.tests)
     if before.returncode:
         return f"its tests fail without it:\n{before.stdout[-2000:]}"
-    applied = subprocess.run(  # noqa: S603
+    applied = subprocess.run(
         ["patch", "-p1", "--no-backup-if-mismatch"], cwd=tree, input=mutant.patch, capture_output=True, text=True
     )
     if applied.returncode:
         return f"the patch does not apply:\n{applied.stdout}"
+    compiled = {path: path.read_bytes() for path in tree.glob("shield/core/*.so")}
     try:
         if "+++ b/ext/" in mutant.patch:
             build(tree)
         after = pytest(tree, mutant.tests)
     finally:
-        subprocess.run(["patch", "-R", "-p1"], cwd=tree, input=mutant.patch, capture_output=True, text=True)  # noqa: S603
-        if "+++ b/ext/" in mutant.patch:
-            build(tree)
+        subprocess.run(["patch", "-R", "-p1"], cwd=tree, input=mutant.patch, capture_output=True, text=True)
+        for path, binary in compiled.items():
+            path.unlink()  # never overwrite a library in place
+            path.write_bytes(binary)
     if after.returncode == TESTS_FAILED:
         return ""
     return "it survived" if after.returncode == 0 else f"pytest ended with {after.returncode}:\n{after.stdout[-2000:]}"

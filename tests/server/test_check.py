@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ import aiohttp
 import pytest
 
 from shield.server import bounds, listener
-from tests.server.running import POLICY, serving
+from tests.server.running import serving
 
 
 def problem_of(raw: bytes) -> tuple[int, dict[str, Any]]:
@@ -101,7 +102,9 @@ async def test_the_content_type_of_a_request_does_not_matter() -> None:
     async with serving() as server:
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             headers = {"Content-Type": content_type}
-            async with server.client.post("/v1/check", data=b'{"ip":"203.0.113.7"}', headers=headers) as answer:
+            async with server.client.post(
+                "/v1/check", data=b'{"ip":"203.0.113.7"}', headers=headers
+            ) as answer:
                 assert answer.status == 200
 
 
@@ -113,7 +116,7 @@ async def test_a_body_past_its_bound_is_413_announced_or_not() -> None:
             yield body[at : at + 100_000]
 
     async with serving() as server:
-        for data in (body, chunks()):
+        for data in (io.BytesIO(body), chunks()):
             try:
                 async with server.client.post("/v1/check", data=data) as answer:
                     assert answer.status == 413
@@ -124,7 +127,7 @@ async def test_a_body_past_its_bound_is_413_announced_or_not() -> None:
         status, _ = problem_of(await server.raw(head))
         assert status == 413
         exact = b'{"user":"' + b"x" * (bounds.MAX_BODY_BYTES - 11) + b'"}'
-        async with server.client.post("/v1/check", data=exact) as answer:
+        async with server.client.post("/v1/check", data=io.BytesIO(exact)) as answer:
             assert answer.status == 200
 
 
@@ -193,10 +196,15 @@ async def test_broken_chunks_are_400() -> None:
 
 async def test_pipelined_requests_are_answered_in_order() -> None:
     async with serving() as server:
+
         def one(request_id: str, close: bool) -> bytes:
             body = json.dumps({"ip": "203.0.113.7", "request_id": request_id}).encode()
             connection = b"Connection: close\r\n" if close else b""
-            return b"POST /v1/check HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (connection, len(body), body)
+            return b"POST /v1/check HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (
+                connection,
+                len(body),
+                body,
+            )
 
         raw = await server.raw(one("first", False) + one("second", False) + one("third", True))
         assert raw.index(b'"first"') < raw.index(b'"second"') < raw.index(b'"third"')
@@ -217,6 +225,7 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_fault_is_500_without_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as server:
+
         async def broken(request: Any) -> None:
             raise KeyError("the-key-of-user-17")
 
@@ -230,11 +239,10 @@ async def test_a_fault_is_500_without_its_text(monkeypatch: pytest.MonkeyPatch) 
         assert event["request_id"] == json.loads(text)["request_id"]
 
 
-async def test_a_policy_with_a_thousand_limits_and_none_still_answers() -> None:
+async def test_policies_of_many_limits_and_of_none_answer() -> None:
     many = "\n".join(f'[[limit]]\nname = "l{i}"\nkey = ["user"]\nrate = "{i + 1}/s"' for i in range(300))
     async with serving(many) as server:
         decision = await server.check({"user": "u"})
         assert len(decision["limits"]) == 300
     async with serving('name = "empty"') as server:
         assert (await server.check({"user": "u"}))["allowed"]
-    assert POLICY

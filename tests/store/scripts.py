@@ -23,7 +23,9 @@ _prefixes = itertools.count()
 
 
 class Ask(NamedTuple):
-    """One charge of a request: a limit, a key, a cost, and the numbers that hold, which default to the limit's."""
+    """One charge of a request: a limit, a key, a cost, and the numbers that hold, which default to the
+    limit's.
+    """
 
     limit: Limit
     key: str
@@ -178,8 +180,9 @@ class Both:
         return expected
 
     def _forget_expired(self, now_us: int, limit: Limit, key: str) -> None:
-        """A place that was found expired and removed is gone, also when the clock is set back afterwards; the oracle,
-        which forgets nothing, would see it held again."""
+        """A place that was found expired and removed is gone, also when the clock is set back afterwards; the
+        oracle, which forgets nothing, would see it held again.
+        """
         cell = self.oracle.buckets[oracle.address(oracle.Charge(limit, limit.numbers, key, 0))]
         cell.held = {name: held for name, held in cell.held.items() if now_us < held[0]}
 

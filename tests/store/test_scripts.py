@@ -168,7 +168,8 @@ def test_sub_microsecond_drain_has_a_time_to_live(server: Server) -> None:
     with server.client() as client:
         scripts = Scripts(client, slack_ms=0)
         limit = bucket(rate=(1, 1), burst=10)
-        # The key may be gone a millisecond later; that it was written at all shows in the reply of SET inside.
+        # The key may be gone a millisecond later; that it was written at all shows in the reply of SET
+        # inside.
         assert scripts.check(START_US, [Ask(limit, "k", 1)]).status == TAKEN
 
 
@@ -249,7 +250,9 @@ def test_calendar_windows_turn_where_the_zone_does(both: Both) -> None:
 
 
 def test_boundaries_that_do_not_hold_take_nothing(scripts: Scripts) -> None:
-    """A node whose own clock is days off learns the server's time, and asks again with boundaries around that."""
+    """A node whose own clock is days off learns the server's time, and asks again with boundaries around
+    that.
+    """
     day = fixed("day", 5, DAY_US, align="day", timezone="UTC")
     asks = [Ask(bucket(), "k", 1), Ask(day, "k", 1)]
     for wrong_us in (-3 * DAY_US, 3 * DAY_US):
@@ -336,7 +339,9 @@ def test_the_slowest_bucket_lives_long_enough(scripts: Scripts) -> None:
 
 
 def test_a_refund_is_capped_by_what_has_drained(both: Both) -> None:
-    """The case of the contract: take 10 of burst 10, wait until full, take 10, refund 9 of the first: nothing is left."""
+    """The case of the contract: take 10 of burst 10, wait until full, take 10, refund 9 of the first: nothing
+    is left.
+    """
     limit = bucket(rate=(1, 10_000), burst=10)
     assert both.check(START_US, [Ask(limit, "k", 10)]).admitted
     later_us = START_US + 100_000

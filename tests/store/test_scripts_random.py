@@ -150,7 +150,9 @@ class Life:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(data=st.data())
 def test_scripts_agree_with_exact_fractions(server: Server, data: st.DataObject) -> None:
-    """Whatever is asked at whatever instants, under whatever numbers: state and verdict are the oracle's, exactly."""
+    """Whatever is asked at whatever instants, under whatever numbers: state and verdict are the oracle's,
+    exactly.
+    """
     with server.client() as client:
         life = Life(data, Both(Scripts(client)))
         for _ in range(data.draw(st.integers(1, 30))):

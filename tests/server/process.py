@@ -1,0 +1,106 @@
+"""`shield serve` as a process of its own: what signals do, and what a user reads."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOT_S = 30.0  # a second on an idle machine; a busy one must not make a test fail
+END_S = 15.0
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Process:
+    """One process; its standard output and error go to files."""
+
+    def __init__(self, directory: Path, *arguments: str | Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._out, self._err = directory / "out", directory / "err"
+        command = [sys.executable, "-m", "shield", "serve", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+                preexec_fn=_die_with_parent,
+            )
+
+    def out(self) -> str:
+        return self._out.read_text()
+
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log events of this name, so far."""
+        events = [json.loads(line) for line in self.err().splitlines() if line.startswith("{")]
+        return [event for event in events if event["event"] == name]
+
+    def until(self, what: str, seen: Any) -> Any:
+        """The first true answer of `seen`, asked again and again."""
+        ends = time.monotonic() + BOOT_S
+        while not (answer := seen()):
+            if self._process.poll() is not None or time.monotonic() > ends:
+                raise AssertionError(f"did not come to {what}:\n{self.out()}\n{self.err()}")
+            time.sleep(0.01)
+        return answer
+
+    def address(self, pattern: str) -> str:
+        """What the line of what is served says: a URL or unix socket."""
+        self.until("serve", lambda: "try: curl" in self.out())
+        found = re.search(pattern, self.out())
+        assert found is not None, self.out()
+        return found[1]
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit status."""
+        return self._process.wait(END_S)
+
+    def kill(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    @property
+    def url(self) -> str:
+        return self.address(r" on (https?://[^\s,;]+)")
+
+    @property
+    def admin_url(self) -> str:
+        return self.address(r"admin on (https?://\S+)")
+
+
+@contextmanager
+def run(directory: Path, *arguments: str | Path) -> Iterator[Process]:
+    """Serves on ports that the kernel chooses unless told otherwise, and ends with the `with`."""
+    given = [str(argument) for argument in arguments]
+    where = [] if "--listen" in given else ["--listen", "127.0.0.1:0"]
+    admin = [] if "--admin" in given else ["--admin", "127.0.0.1:0"]
+    process = Process(directory, *where, *admin, *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
