@@ -1,7 +1,7 @@
 """How much does one limit cost, from Python into the compiled table and back?
 
-5,000 keys in turn, each key's text built fresh for the call as a user would (Python caches the hash of a str that it has
-seen). The cost of building the text is measured alone and taken off both sides.
+5,000 keys in turn, each key's text built fresh for the call as a user would (Python caches the hash of a str that it
+has seen). The cost of building the text is measured alone and taken off both sides.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def run(seconds: float) -> list[Row]:
     def check_and_read(calls: int) -> None:
         for i in range(calls):
             decision = shield.check_nowait(make(i))
-            decision.limits, decision.headers
+            _ = decision.limits, decision.headers
 
     def check_and_print(calls: int) -> None:
         for i in range(calls):

@@ -39,7 +39,7 @@ print((resident() - before) / 1e6, bucket.size_bytes / 1e6)
 
 
 def _fresh(code: str) -> list[float]:
-    out = subprocess.run([sys.executable, "-c", _COMMON + code], check=True, capture_output=True, text=True)  # noqa: S603
+    out = subprocess.run([sys.executable, "-c", _COMMON + code], check=True, capture_output=True, text=True)
     return [float(word) for word in out.stdout.split()]
 
 

@@ -55,7 +55,6 @@ cdef class CompiledPolicy:
 
     cdef Registry registry
     cdef readonly tuple limits
-    cdef readonly object owner
     cdef CompiledLimit *items
     cdef KeyGroup *groups
     cdef int n_limits

@@ -3,6 +3,7 @@ cdef enum:
     LEASE_SWEEP_SETS = 2
 
 
+@cython.final
 cdef class LeaseSet:
     """The places of one bucket that are held: id -> (expiry_us, places), and a heap of expiries that may be stale."""
 

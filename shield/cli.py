@@ -168,9 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_CHECK_EXAMPLES,
     )
     check.add_argument("file", metavar="FILE", type=Path, help="TOML, YAML or JSON, by its suffix")
-    check.add_argument(
-        "--format", choices=("text", "json"), default="text", help="how to say it (default: text)"
-    )
+    check.add_argument("--format", choices=("text", "json"), default="text", help="how to say it (default: text)")
     check.set_defaults(command=_check_policy)
 
     decide = _new_parser(
@@ -196,16 +194,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _new_parser(
-    make: Callable[..., argparse.ArgumentParser], *args: str, **options: Any
-) -> argparse.ArgumentParser:
+def _new_parser(make: Callable[..., argparse.ArgumentParser], *args: str, **options: Any) -> argparse.ArgumentParser:
     return make(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
 
 def _add_policy_and_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--policy", metavar="FILE", type=Path, help="TOML, YAML or JSON (default: the starter policy)"
-    )
+    parser.add_argument("--policy", metavar="FILE", type=Path, help="TOML, YAML or JSON (default: the starter policy)")
     parser.add_argument(
         "--store",
         metavar="URL",
@@ -231,9 +225,7 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         help="HOST:PORT or unix:PATH for health, metrics and the policy; none for no such listener "
         "(default: 127.0.0.1:8081)",
     )
-    callers = parser.add_argument_group(
-        "callers", "Anything but loopback and unix sockets needs one of the two."
-    )
+    callers = parser.add_argument_group("callers", "Anything but loopback and unix sockets needs one of the two.")
     callers.add_argument(
         "--auth-token-file",
         metavar="FILE",

@@ -57,11 +57,7 @@ def policy_text(policy: Policy, file: str) -> str:
         ]
         lines += ["", *_table(head, rows)]
     if policy.size is not None:
-        largest = (
-            "any size"
-            if policy.size.max_body_bytes is None
-            else f"at most {policy.size.max_body_bytes:,} bytes"
-        )
+        largest = "any size" if policy.size.max_body_bytes is None else f"at most {policy.size.max_body_bytes:,} bytes"
         lines += ["", f"bodies: {largest}, {', '.join(policy.size.content_types) or 'any type'}"]
     lines += [f"warning: {warning}" for warning in policy.warnings()]
     return "\n".join(lines)
@@ -203,10 +199,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Columns as wide as what is in them; text stays printable whatever it holds."""
     cells = [list(head), *([_printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 

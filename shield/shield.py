@@ -8,6 +8,7 @@ stands in for it as each limit's `when_store_fails` says, and the decision says 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -188,7 +189,8 @@ class Shield:
 
         `cost` settles limits with `cost = "request"`, `bytes` those with `cost = "bytes"`; a figure that is not given
         leaves its charges as they are. False when this receipt was settled before. ReceiptError for a receipt that is
-        not of this service, altered or expired; RequestError for a figure that is none; StoreError when the store is away.
+        not of this service, altered or expired; RequestError for a figure that is none; StoreError when the store is
+        away.
         """
         from shield.store import Settlement, SettlementEntry
 
@@ -237,10 +239,8 @@ class Shield:
 
     async def _agree_on_secret(self) -> None:
         if self._handles is None:
-            try:
+            with contextlib.suppress(StoreError):  # no receipts until the store answers
                 self._handles = Handles(await cast("RemoteStore", self.store).shared_secret())
-            except StoreError:
-                pass  # no receipts until the store answers
 
     def _now_us(self) -> int:
         return (self._clock() if self._clock is not None else time.time_ns()) // 1000
@@ -248,7 +248,7 @@ class Shield:
     # ---- policy -----------------------------------------------------------------------------------------------------
 
     async def replace_policy(self, policy: Policy) -> None:
-        """From the next decision on. Buckets stay: new numbers apply when a bucket is touched, and nothing is minted."""
+        """From the next decision on. Buckets stay: new numbers apply when one is touched, and nothing is minted."""
         self._adopt(policy)
 
     def explain(self, request: Request) -> list[Explanation]:

@@ -211,7 +211,13 @@ def switched_on(*starts: str) -> Change:
 
 
 def unchanged(text: str) -> str:
+    """The snippet as it is."""
     return text
+
+
+def patient(text: str) -> str:
+    """A gateway that waits longer for Shield than one should: two busy cores must not make a test fail."""
+    return re.sub(r"\b(0\.25s|250ms)", "10s", text)
 
 
 # ---- Envoy -------------------------------------------------------------------------------------------------

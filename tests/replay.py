@@ -122,9 +122,7 @@ class Replay:
         self._unknowable.update(map(bucket_of, record["charges"] if charge is None else [charge]))
 
 
-def replay(
-    trace: str | PathLike[str] | Iterable[dict[str, Any]], *, by_time: bool = False
-) -> list[Disagreement]:
+def replay(trace: str | PathLike[str] | Iterable[dict[str, Any]], *, by_time: bool = False) -> list[Disagreement]:
     """Everything in which a run and the oracle disagree: verdicts, remaining, waits and states. [] is
     agreement.
 
@@ -154,9 +152,7 @@ def spec_of(charge: dict[str, Any]) -> Spec:
 
 
 def charge_of(charge: dict[str, Any]) -> Charge:
-    return Charge(
-        spec_of(charge), tuple(charge["numbers"]), charge["key"], charge["cost"], charge.get("lease")
-    )
+    return Charge(spec_of(charge), tuple(charge["numbers"]), charge["key"], charge["cost"], charge.get("lease"))
 
 
 def bucket_of(charge: dict[str, Any]) -> tuple[str, str]:

@@ -111,9 +111,7 @@ def test_key_is_the_network(address: ipaddress.IPv6Address, prefix: int) -> None
 
 
 @given(st.ip_addresses(), st.integers(0, 65_535))
-def test_every_spelling_is_the_same_address(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
-) -> None:
+def test_every_spelling_is_the_same_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> None:
     bracketed = f"[{address}]" if address.version == 6 else str(address)
     spellings = [str(address), f"{bracketed}:{port}", f" {address.exploded} "]
     if address.version == 4:

@@ -25,8 +25,7 @@ def play(group: golden.Group) -> list[str]:
         names = [charge[0].name for charge in group.charges(step)]
         if step.do in ("check", "refused"):
             outcomes = [
-                oracle.apply(now_us, group.charges(step), refused=step.do == "refused")
-                for now_us in step.instants()
+                oracle.apply(now_us, group.charges(step), refused=step.do == "refused") for now_us in step.instants()
             ]
             last = outcomes[-1]
             if step.label is not None:
@@ -40,9 +39,7 @@ def play(group: golden.Group) -> list[str]:
     return wrong
 
 
-def follow_up(
-    oracle: Oracle, group: golden.Group, step: golden.Step, taken: golden.Step, outcome: Outcome
-) -> bool:
+def follow_up(oracle: Oracle, group: golden.Group, step: golden.Step, taken: golden.Step, outcome: Outcome) -> bool:
     """Settles or releases what an earlier step took."""
     charges = group.charges(taken)
     if step.do == "settle":
@@ -270,9 +267,7 @@ def test_places_need_a_name_of_their_own() -> None:
         oracle.apply(0, [Charge("c", Numbers(5), "u", 1, "mine")])
 
 
-@pytest.mark.parametrize(
-    "zone", ["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "Asia/Kathmandu"]
-)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "Asia/Kathmandu"])
 @pytest.mark.parametrize("align", ["day", "month"])
 def test_calendar_windows_follow_each_other(zone: str, align: str) -> None:
     """From end to end through three years: no gap, no overlap, and every instant lies in the window it is

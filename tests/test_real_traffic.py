@@ -23,7 +23,15 @@ from typing import Any, NamedTuple
 import pytest
 
 from shield.testing import read_trace, replay_trace
-from tests.gateway_processes import ROOT, envoy_binary, nginx_binary, run_envoy, run_nginx, run_shield
+from tests.gateway_processes import (
+    ROOT,
+    envoy_binary,
+    nginx_binary,
+    patient,
+    run_envoy,
+    run_nginx,
+    run_shield,
+)
 from tests.gateways.client import Client
 from tests.replay import Replay
 from tests.servers import binaries, run_server
@@ -106,9 +114,7 @@ def recorded(log: Path) -> list[Line]:
 def generated(seed: int) -> list[Line]:
     """A log of the same shape: as many requests and addresses, some of which send hundreds."""
     chance = random.Random(seed)
-    addresses = [
-        f"198.{18 + number // 65536}.{number // 256 % 256}.{number % 256}" for number in range(ADDRESSES)
-    ]
+    addresses = [f"198.{18 + number // 65536}.{number // 256 % 256}.{number % 256}" for number in range(ADDRESSES)]
     weights = [1 / (rank + 3) for rank in range(ADDRESSES)]
     visits = addresses + chance.choices(addresses, weights, k=REQUESTS - ADDRESSES)
     pages = [f"/{'images' if number % 4 == 1 else 'blog'}/{number}" for number in range(400)]
@@ -132,10 +138,6 @@ def traffic() -> list[Line]:
 def gateway(directory: Path, shield_port: int) -> Iterator[tuple[int, str]]:
     """(port, address to call from) of the best gateway this machine has: Envoy, else nginx, else Shield's own
     forward-auth endpoint. CI has Envoy."""
-
-    def patient(text: str) -> str:
-        """Two busy cores may take longer than a gateway should wait: that is not what is tested here."""
-        return re.sub(r"\b(0\.25s|250ms)", "10s", text)
 
     if envoy_binary() is not None:
         # Envoy writes 127.0.0.1 as the machine's own address, which the policy does not trust.
@@ -221,9 +223,7 @@ def check_that_it_was_worth_it(records: list[dict[str, Any]]) -> None:
     """Each limit denied something, none everything, and buckets that had denied have allowed again."""
     denied = Counter(name for record in records for name in record["violated"])
     assert denied.keys() == {"burst", "sustained", "pictures"}
-    shadow = [
-        c for record in records for c in record["charges"] if c["limit"] == "tried-out" and c["verdict"] == 1
-    ]
+    shadow = [c for record in records for c in record["charges"] if c["limit"] == "tried-out" and c["verdict"] == 1]
     assert shadow
     allowed = sum(record["allowed"] for record in records)
     assert REQUESTS // 4 < allowed < REQUESTS - 200

@@ -247,18 +247,14 @@ def test_only_forward_movement_refills() -> None:
     st.integers(1, 4),
     st.integers(1, 6),
 )
-def test_one_pass_finds_what_all_intervals_show(
-    steps: list[tuple[int, int]], c: int, p: int, burst: int
-) -> None:
+def test_one_pass_finds_what_all_intervals_show(steps: list[tuple[int, int]], c: int, p: int, burst: int) -> None:
     """The one pass against the definition: every interval, one by one."""
     admissions, now_us = [], 0
     for step_us, cost in steps:
         now_us += step_us
         admissions.append((now_us, cost))
     over = [
-        p * sum(cost for _, cost in admissions[i : j + 1])
-        - p * burst
-        - c * (admissions[j][0] - admissions[i][0])
+        p * sum(cost for _, cost in admissions[i : j + 1]) - p * burst - c * (admissions[j][0] - admissions[i][0])
         for i in range(len(admissions))
         for j in range(i, len(admissions))
     ]
@@ -416,9 +412,7 @@ def test_a_run_in_memory_agrees_with_the_oracle(records: list[dict[str, Any]], t
     assert replay_trace(path) == []
 
 
-@pytest.mark.parametrize(
-    "what", ["verdict", "remaining", "retry_after_us", "reset_after_us", "state", "allowed"]
-)
+@pytest.mark.parametrize("what", ["verdict", "remaining", "retry_after_us", "reset_after_us", "state", "allowed"])
 def test_a_wrong_answer_is_found_where_it_stands(records: list[dict[str, Any]], what: str) -> None:
     wrong = json.loads(json.dumps(records))
     index = next(i for i, record in enumerate(wrong) if i > 100 and record["allowed"] and record["charges"])

@@ -1,17 +1,17 @@
-"""The compiled core: integers in, integers out. No clock of its own on the decision path, no I/O, no floats for time."""
+"""The compiled core: integers in, integers out. No I/O, no logging, no floats for time."""
 
 try:
     from shield.core.engine import Charges, CompiledPolicy, Decision, LeaseTable, Registry, Table
     from shield.core.limiter import SlidingWindow, TokenBucket
-except ImportError as error:  # pragma: no cover - only on a broken installation
-    if error.name is not None and not error.name.startswith("shield.core."):
+except ImportError as _error:  # pragma: no cover - only on a broken installation
+    if _error.name is not None and not _error.name.startswith("shield.core."):
         raise
     raise ImportError(
         "Shield's compiled modules are missing or do not fit this Python. Build them with "
         "`pip install .` from the source tree, or, in a development checkout, `python setup.py build_ext --inplace`; "
         "both need a C compiler. There is no slow fallback.",
-        name=error.name,
-    ) from error
+        name=_error.name,
+    ) from _error
 
 from shield.core.bucket import Bucket
 from shield.core.status import LimitStatus

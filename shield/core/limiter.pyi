@@ -1,9 +1,12 @@
 from collections.abc import Callable, Sequence
 from typing import final
 
+from typing_extensions import disjoint_base
+
 from shield.core.status import LimitStatus
 from shield.rate import Rate
 
+@disjoint_base
 class KeyedLimiter:
     @property
     def rate(self) -> Rate: ...

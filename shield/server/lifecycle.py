@@ -145,7 +145,7 @@ class Server:
             # Loopback is this machine's operator; from elsewhere it is guarded like the other listener.
             is_local = options.admin.is_local
             tokens = None if is_local else self._tokens
-            admin = admin_listener(service, tokens, lambda: _update(service, trace))
+            admin = admin_listener(service, tokens, lambda: _update(service.metrics, decisions, trace))
             self._listeners.append(admin)
             tls = None if is_local else self._tls_context
             admin_where = await self._accept(admin, options.admin, tls, self._admin)
@@ -339,8 +339,10 @@ def _store_of(shield: Shield) -> str:
     return f"{shield.store.name} at {where}" if where else shield.store.name
 
 
-def _update(service: Service, trace: TraceWriter | None) -> None:
-    service.metrics.trace_lost = trace.lost if trace is not None else 0
+def _update(metrics: Metrics, decisions: Listener, trace: TraceWriter | None) -> None:
+    """What is read where it is kept, and not counted."""
+    metrics.in_flight = decisions.in_flight
+    metrics.trace_lost = trace.lost if trace is not None else 0
 
 
 @contextmanager

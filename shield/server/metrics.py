@@ -55,6 +55,7 @@ class Metrics(Collector):
         self._reloads = {"replaced": 0, "refused": 0}
         self._suppressed = 0
         self.trace_lost = 0
+        self.in_flight = 0
         self.adopt(policy)
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -144,6 +145,7 @@ class Metrics(Collector):
             "shield_log_lines_suppressed", "Lines about refusals that were left out.", self._suppressed
         )
         yield _single("shield_trace_records_lost", "Decisions that could not be traced.", self.trace_lost)
+        yield GaugeMetricFamily("shield_in_flight", "Requests being answered.", value=self.in_flight)
         yield from self._store()
 
     def _histogram(self) -> HistogramMetricFamily:

@@ -102,9 +102,7 @@ def replay_trace(path: str | PathLike[str], *, by_time: bool = False) -> list[Vi
             violations = check_trace(history.admissions, rate, history.limit)
         elif charge["align"] is None:
             sliding = charge["algorithm"] == "sliding-window"
-            violations = check_window_trace(
-                history.admissions, history.limit, charge["window_us"], sliding=sliding
-            )
+            violations = check_window_trace(history.admissions, history.limit, charge["window_us"], sliding=sliding)
         else:
             violations = check_window_trace(history.admissions, history.limit, _recorded(history))
         found += [replace(violation, bucket=bucket) for violation in violations]

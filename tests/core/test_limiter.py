@@ -25,7 +25,7 @@ class Clock:
 
 
 def test_the_hash_gives_known_answers():
-    """SipHash-1-3-128 of 0, 1 and 2 bytes under the key 00..0f (the tests of the Rust crate `siphasher`, which follow the
+    """SipHash-1-3-128 of 0, 1 and 2 bytes under the key 00..0f (tests of the Rust crate `siphasher`, which follow the
     authors' vectors.h with the rounds changed)."""
     key = bytes(range(16))
     answers = {

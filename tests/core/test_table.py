@@ -9,9 +9,7 @@ from shield import TokenBucket
 
 S = 1_000_000_000
 
-STEPS = st.lists(
-    st.tuples(st.integers(0, 40), st.integers(0, 4), st.integers(0, 3 * S)), min_size=1, max_size=300
-)
+STEPS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4), st.integers(0, 3 * S)), min_size=1, max_size=300)
 
 
 @settings(max_examples=200, deadline=None)

@@ -28,9 +28,7 @@ class Client:
     """One client, known by its source address, on one keep-alive connection, made anew where it was ended."""
 
     def __init__(self, port: int, source: str) -> None:
-        self._connection = http.client.HTTPConnection(
-            "127.0.0.1", port, timeout=10, source_address=(source, 0)
-        )
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10, source_address=(source, 0))
 
     def __enter__(self) -> Client:
         return self
@@ -38,9 +36,7 @@ class Client:
     def __exit__(self, *exc: object) -> None:
         self._connection.close()
 
-    def ask(
-        self, path: str = "/", method: str = "GET", fields: Fields = (), body: bytes | None = None
-    ) -> Answer:
+    def ask(self, path: str = "/", method: str = "GET", fields: Fields = (), body: bytes | None = None) -> Answer:
         """One request with these header fields, in this order. A body gets a Content-Length, unless `fields`
         has one or says that it is chunked."""
         fields = list(fields)

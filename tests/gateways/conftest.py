@@ -17,10 +17,10 @@ from tests.gateway_processes import (
     ShieldServer,
     envoy_binary,
     nginx_binary,
+    patient,
     run_envoy,
     run_nginx,
     run_shield,
-    unchanged,
 )
 
 # Limits refill too slowly for a test to see it. The only trusted proxy is the gateway, so that other loopback
@@ -63,9 +63,7 @@ def need(kind: str) -> StartGateway:
     """How to start this gateway. Skips where it is absent, which is a failure in CI."""
     missing = None
     if sys.platform != "linux":
-        missing = (
-            "clients of their own need the loopback network 127.0.0.0/8, which only Linux answers as a whole"
-        )
+        missing = "clients of their own need the loopback network 127.0.0.0/8, which only Linux answers as a whole"
     elif _BINARIES[kind]() is None:
         missing = f"{kind} is not installed"
     if missing is not None:
@@ -84,15 +82,15 @@ def shield(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShieldServer]:
 
 @pytest.fixture(scope="session")
 def envoy(shield: ShieldServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Envoy in front of `shield`, as docs/gateways/envoy.yaml has it."""
-    with need("envoy")(tmp_path_factory.mktemp("envoy"), shield.port, unchanged) as gateway:
+    """Envoy in front of `shield`, as docs/gateways/envoy.yaml has it, but patient."""
+    with need("envoy")(tmp_path_factory.mktemp("envoy"), shield.port, patient) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="session")
 def nginx(shield: ShieldServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """nginx in front of `shield`, as docs/gateways/nginx.conf has it."""
-    with need("nginx")(tmp_path_factory.mktemp("nginx"), shield.port, unchanged) as gateway:
+    """nginx in front of `shield`, as docs/gateways/nginx.conf has it, but patient."""
+    with need("nginx")(tmp_path_factory.mktemp("nginx"), shield.port, patient) as gateway:
         yield gateway
 
 

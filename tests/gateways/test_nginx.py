@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.gateway_processes import Gateway, unchanged
+from tests.gateway_processes import Gateway, patient
 from tests.gateways.client import Client, ask
 from tests.gateways.conftest import need
 
@@ -52,7 +52,7 @@ def test_every_refusal_is_turned_back_into_its_own_status(new_client: NewClient,
     """nginx sees 403 each time; the client sees what Shield meant."""
     meant = [400, 401, 403, 404, 409, 413, 415, 422, 429, 503]
     start = need("nginx")
-    with refusing() as port, start(tmp_path, port, unchanged) as gateway:
+    with refusing() as port, start(tmp_path, port, patient) as gateway:
         answers = {status: ask(gateway.port, new_client(), f"/{status}") for status in meant}
         bare = ask(gateway.port, new_client(), "/")
     for status, answer in answers.items():

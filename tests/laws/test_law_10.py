@@ -24,7 +24,7 @@ async def test_every_store_answers_as_the_oracle(make_world, seed):
     await Game(world.shield, world.set_clock, source, START_US).play(80)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(source=st.randoms(use_true_random=False), start_us=st.sampled_from([40 * DAY_US, START_US, 2**51]))
 def test_memory_answers_as_the_oracle(source, start_us):
     now = [start_us]

@@ -9,7 +9,8 @@ from shield.core import Registry, Table
 from shield.receipt import MAX_HANDLE_CHARS
 
 SLOTS = Policy.parse(
-    'version = 1\nname = "slots"\n[[limit]]\nname = "slots"\nkey = ["user"]\nalgorithm = "concurrency"\nlimit = 4\nttl = "60s"\n'
+    'version = 1\nname = "slots"\n'
+    '[[limit]]\nname = "slots"\nkey = ["user"]\nalgorithm = "concurrency"\nlimit = 4\nttl = "60s"\n'
 )
 S = 1_000_000_000
 

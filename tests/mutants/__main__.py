@@ -6,8 +6,8 @@ Each `NAME.patch` in this folder breaks one law. Its first lines say how the tes
     tests: tests/laws -k law_2
     ...the patch
 
-A patch is applied to a copy of the tree; the compiled modules are built again where it touches ext/. The named tests must
-then fail by an assertion of theirs: a mutant that survives, or that breaks the build or the collection, fails the run.
+A patch is applied to a copy of the tree; the compiled modules are built again where it touches ext/. The named tests
+must then fail by an assertion of theirs: a mutant that survives, or that breaks the build or the collection, fails the run.
 Before any of it the same tests must pass on the unbroken copy.
 """
 
@@ -100,7 +100,8 @@ def main(names: list[str]) -> int:
         for mutant in mutants:
             problem = caught(mutant, tree)
             failures += bool(problem)
-            print(f"law {mutant.law:<3} {mutant.name:<40} {'caught' if not problem else 'NOT CAUGHT: ' + problem}", flush=True)
+            verdict = f"NOT CAUGHT: {problem}" if problem else "caught"
+            print(f"law {mutant.law:<3} {mutant.name:<40} {verdict}", flush=True)
     print(f"{len(mutants) - failures} passed, {failures} failed")
     return 1 if failures or not mutants else 0
 

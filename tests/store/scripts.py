@@ -71,9 +71,7 @@ def fixed(name: str = "f", limit: int = 10, window_us: int | None = 60_000_000, 
 
 
 def places(name: str = "c", limit: int = 3, ttl_us: int = 60_000_000, **more: Any) -> Limit:
-    return Limit(
-        name=name, key=("user",), algorithm="concurrency", numbers=Numbers(limit), ttl_us=ttl_us, **more
-    )
+    return Limit(name=name, key=("user",), algorithm="concurrency", numbers=Numbers(limit), ttl_us=ttl_us, **more)
 
 
 @dataclass
@@ -145,9 +143,7 @@ class Scripts:
         )
         return freed
 
-    def entry(
-        self, limit: Limit, key: str, charged: int, actual: int, start_us: int | None = None
-    ) -> SettlementEntry:
+    def entry(self, limit: Limit, key: str, charged: int, actual: int, start_us: int | None = None) -> SettlementEntry:
         return SettlementEntry(limit, self.forms.of(limit).address(key.encode()), charged, actual, start_us)
 
 
@@ -186,9 +182,7 @@ class Both:
         cell = self.oracle.buckets[oracle.address(oracle.Charge(limit, limit.numbers, key, 0))]
         cell.held = {name: held for name, held in cell.held.items() if now_us < held[0]}
 
-    def settle(
-        self, now_us: int, receipt: bytes, expires_us: int, charged_us: int, settled: Sequence[Any]
-    ) -> bool:
+    def settle(self, now_us: int, receipt: bytes, expires_us: int, charged_us: int, settled: Sequence[Any]) -> bool:
         """`settled`: (limit, key, charged, actual, start_us) each, and optionally the numbers that hold now."""
         entries = []
         told = []

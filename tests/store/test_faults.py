@@ -82,7 +82,9 @@ async def _apply(here: World, charges: object) -> bool:
 
 @pytest.mark.parametrize("connections", [1, 2])
 @pytest.mark.parametrize("how", ["unsent", "unheard", "torn"])
-async def test_whatever_fails_nobody_hangs_and_nothing_is_minted(any_server: Server, how: str, connections: int) -> None:
+async def test_whatever_fails_nobody_hangs_and_nothing_is_minted(
+    any_server: Server, how: str, connections: int
+) -> None:
     for fail_at in range(1, MAX_COMMANDS):
         told = Told()
         async with proxy_to(any_server) as proxy:

@@ -218,7 +218,9 @@ async def test_a_server_turned_replica_is_left(fake: FakeServer) -> None:
         await until(lambda: link.connects == 2)
 
 
-@pytest.mark.parametrize("reply", [b"-LOADING Redis is loading the dataset in memory\r\n", b"-NOAUTH Authentication required.\r\n"])
+@pytest.mark.parametrize(
+    "reply", [b"-LOADING Redis is loading the dataset in memory\r\n", b"-NOAUTH Authentication required.\r\n"]
+)
 async def test_replies_that_end_a_connection(fake: FakeServer, reply: bytes) -> None:
     fake.behaviour = saying(reply, times=1)
     async with linked(fake.url) as link:

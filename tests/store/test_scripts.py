@@ -150,9 +150,7 @@ def test_extreme_rates_agree_to_the_microsecond(both: Both, c: int, p: int, burs
 def test_fractions_are_refilled(both: Both) -> None:
     """P2: 45 a minute, burst 5, one try a second for 600 seconds: 454 are admitted, not 302."""
     limit = bucket(rate=(3, 4 * SECOND_US), burst=5)
-    admitted = sum(
-        both.check(START_US + second * SECOND_US, [Ask(limit, "k", 1)]).admitted for second in range(600)
-    )
+    admitted = sum(both.check(START_US + second * SECOND_US, [Ask(limit, "k", 1)]).admitted for second in range(600))
     assert admitted == 454
 
 
@@ -223,6 +221,51 @@ def test_without_an_instant_the_servers_clock_counts(scripts: Scripts) -> None:
     assert answer.states[0][2] == answer.now_us
 
 
+def test_places_run_out_to_the_microsecond(both: Both) -> None:
+    limit = places(limit=2, ttl_us=1_000)
+    assert both.check(START_US, [Ask(limit, "k", 2)]).admitted
+    assert not both.check(START_US + 999, [Ask(limit, "k", 1)]).admitted
+    assert both.check(START_US + 1_000, [Ask(limit, "k", 2)]).admitted
+
+
+def test_places_taken_before_the_clock_went_back_keep_their_key_alive(scripts: Scripts) -> None:
+    limit = places(limit=2, ttl_us=60 * SECOND_US)
+    scripts.check(START_US + 1_000 * SECOND_US, [Ask(limit, "k", 1)])
+    scripts.check(START_US, [Ask(limit, "k", 1)])
+    assert scripts.client.pttl(scripts.key(limit, "k")) > 1_050_000
+
+
+def test_a_bucket_ahead_of_the_clock_lives_as_long_as_that(scripts: Scripts) -> None:
+    limit = bucket(rate=(1, SECOND_US), burst=3600)
+    scripts.check(START_US + 1_800 * SECOND_US, [Ask(limit, "k", 1)])
+    scripts.check(START_US, [Ask(limit, "k", 1)])
+    assert scripts.client.pttl(scripts.key(limit, "k")) > SLACK_MS + 1_800_000
+
+
+def test_a_window_stands_still_while_the_clock_is_behind_it(both: Both) -> None:
+    minute_us = 60 * SECOND_US
+    start_us = START_US - START_US % minute_us
+    limit = sliding(limit=10, window_us=minute_us)
+    both.check(start_us - 1, [Ask(limit, "k", 8)])
+    assert both.check(start_us, [Ask(limit, "k", 1)]).admitted
+    behind_us = start_us - minute_us // 2
+    assert both.check(behind_us, [Ask(limit, "k", 1)]).admitted
+    refused = both.check(behind_us, [Ask(limit, "k", 1)])
+    assert not refused.admitted
+    # Eight fade from where this window starts, half a minute from now.
+    assert refused.statuses[0].retry_after_us == minute_us // 2 + minute_us - 7 * minute_us // 8
+
+
+def test_what_fades_is_rounded_up(both: Both) -> None:
+    """Seven units of a window of ten, three microseconds in: 4.9 of them count, so five, and five fit beside them."""
+    limit = sliding(limit=10, window_us=10)
+    start_us = START_US - START_US % 10
+    both.check(start_us, [Ask(limit, "k", 7)])
+    assert both.check(start_us + 13, [Ask(limit, "k", 0)]).statuses[0].remaining == 5
+    assert not both.check(start_us + 13, [Ask(limit, "k", 6)]).admitted
+    assert both.check(start_us + 13, [Ask(limit, "k", 5)]).admitted
+
+
 # ---- numbers are not identity
 
 
@@ -233,6 +276,14 @@ def test_numbers_change_and_what_was_spent_stays_spent(both: Both) -> None:
     assert both.check(START_US + 1, [Ask(limit, "k", 10, fast)]).admitted
     assert not both.check(START_US + 1, [Ask(limit, "k", 1, slow)]).admitted
     assert both.check(START_US + 1, [Ask(limit, "k", 0, Numbers(5, 1, 11))]).statuses[0].remaining == 0
+
+
+def test_a_part_of_a_unit_may_round_up_to_a_whole_one(both: Both) -> None:
+    """Two thirds of a unit in ticks of 3 are one unit in ticks of 1: rounded up, so that nothing is minted."""
+    limit = bucket(burst=10, rate=(1, 3))
+    both.check(START_US, [Ask(limit, "k", 5)])
+    assert both.check(START_US + 1, [Ask(limit, "k", 1)]).states[0][:2] == (5, 2)
+    assert both.check(START_US + 1, [Ask(limit, "k", 0, Numbers(10, 1, 1))]).states[0][:2] == (6, 0)
 
 
 # ---- calendars
@@ -322,6 +373,27 @@ def test_every_key_expires_and_none_too_early(server: Server) -> None:
                 assert due_ms - 2_000 < left_ms <= due_ms + 1, limit.name
 
 
+def test_a_part_of_a_millisecond_is_a_millisecond(server: Server) -> None:
+    with server.client() as client:
+        scripts = Scripts(client, slack_ms=0)
+        limit = bucket(rate=(1, 100_500), burst=1)
+        left_ms = []
+        for i in range(100):
+            scripts.check(START_US, [Ask(limit, f"k{i}", 1)])
+            left_ms.append(client.pttl(scripts.key(limit, f"k{i}")))
+        assert max(left_ms) == 101
+
+
+def test_an_emptied_bucket_may_be_forgotten_at_once(server: Server) -> None:
+    """A time to live of 0 would be an error of SET."""
+    with server.client() as client:
+        scripts = Scripts(client, slack_ms=0)
+        limit = bucket(rate=(1, SECOND_US), burst=10)
+        scripts.check(START_US, [Ask(limit, "k", 3)])
+        entry = scripts.entry(limit, "k", 3, 0)
+        assert scripts.settle(START_US, Settlement(b"r", START_US + 1, START_US, (entry,))) == (START_US, 1)
+
+
 def test_the_slack_is_added(scripts: Scripts) -> None:
     limit = bucket(rate=(1, SECOND_US), burst=10)
     scripts.check(START_US, [Ask(limit, "k", 10)])
@@ -332,6 +404,14 @@ def test_the_slowest_bucket_lives_long_enough(scripts: Scripts) -> None:
     """A billion units at one a month: 82 million years, still a time to live the server accepts."""
     limit = bucket(rate=(1, 30 * DAY_US), burst=10**9)
     assert scripts.check(START_US, [Ask(limit, "k", 10**9)]).status == TAKEN
+    assert scripts.client.pttl(scripts.key(limit, "k")) > 2**52
+
+
+def test_more_than_a_server_can_wait_is_cut_to_what_it_can(scripts: Scripts) -> None:
+    limit = bucket(rate=(1, 30 * DAY_US), burst=10**9)
+    scripts.client.set(scripts.key(limit, "k"), struct.pack("<Bdddd", 17, 2**32 - 1, 0, START_US, 30 * DAY_US))
+    entry = scripts.entry(limit, "k", 3, 0)
+    assert scripts.settle(START_US, Settlement(b"r", 2**52, START_US, (entry,)))[1] == 1
     assert scripts.client.pttl(scripts.key(limit, "k")) > 2**52
 
 
@@ -373,10 +453,41 @@ def test_debt_ends_one_limit_below_empty(both: Both) -> None:
     for limit in (bucket(burst=10), fixed(limit=10), sliding(limit=10)):
         start_us = START_US - START_US % (60 * SECOND_US)
         both.check(START_US, [Ask(limit, "k", 5)])
-        assert both.settle(
-            START_US, limit.name.encode(), 2**52, START_US, [(limit, "k", 5, MAX_COST, start_us)]
-        )
+        assert both.settle(START_US, limit.name.encode(), 2**52, START_US, [(limit, "k", 5, MAX_COST, start_us)])
         assert both.check(START_US, [Ask(limit, "k", 0)]).states[0][0] == 20
+
+
+def test_debt_is_exact_and_never_forgiven(both: Both) -> None:
+    limit = bucket(burst=10, rate=(1, 3))
+    both.check(START_US, [Ask(limit, "k", 10)])
+    later_us = START_US + 1
+    for receipt, extra in enumerate((9, 1, 1, MAX_COST, 5)):
+        both.settle(later_us, b"d%d" % receipt, 2**52, START_US, [(limit, "k", 0, extra, None)])
+    assert both.check(later_us, [Ask(limit, "k", 0)]).states[0][:2] == (20, 0)
+    lowered = Numbers(4, 1, 3)
+    both.settle(later_us, b"low", 2**52, START_US, [(limit, "k", 0, 7, None, lowered)])
+    assert both.check(later_us, [Ask(limit, "k", 0)]).states[0][:2] == (20, 0)
+    for window in (fixed(limit=10), sliding(limit=10)):
+        both.settle(START_US, window.name.encode(), 2**52, START_US, [(window, "k", 0, 20, 0)])
+        both.settle(START_US, b"l" + window.name.encode(), 2**52, START_US, [(window, "k", 0, 7, 0, Numbers(4))])
+        assert both.check(START_US, [Ask(window, "k", 0)]).states[0][0] == 20
+
+
+@pytest.mark.parametrize("after_us", [-5, 0, 1, 2, 3, 4, 14, 15, 16, 100])
+def test_a_refund_to_the_tick(both: Both, after_us: int) -> None:
+    """Five units charged, four given back later: less what has drained since, and drained does not count backwards."""
+    limit = bucket(burst=100, rate=(1, 3))
+    both.check(START_US, [Ask(limit, "k", 50)])
+    both.check(START_US, [Ask(limit, "k", 5)])
+    both.settle(START_US + after_us, b"r", 2**52, START_US, [(limit, "k", 5, 1, None)])
+    both.check(START_US + after_us, [Ask(limit, "k", 0)])
+
+
+def test_a_settlement_that_finds_a_bucket_far_ahead_puts_it_right(both: Both) -> None:
+    limit = bucket(burst=10)
+    both.check(START_US + 400 * DAY_US, [Ask(limit, "k", 10)])
+    both.settle(START_US, b"r", 2**52, START_US - SECOND_US * 20, [(limit, "k", 5, 4, None)])
+    assert both.check(START_US + SECOND_US, [Ask(limit, "k", 1)]).admitted
 
 
 def test_a_window_is_given_back_only_its_own(both: Both) -> None:
@@ -469,9 +580,7 @@ def test_out_of_memory_takes_nothing(kind: str) -> None:
         assert [state[0] for state in answer.states] == [1, 0, 0]
         counted = fixed(limit=1, count_denied=True)
         assert scripts.check(START_US, [Ask(counted, "k", 2), Ask(known, "k", 1)]).status == REFUSED
-        with pytest.raises(
-            redis.exceptions.ResponseError, match="OOM command not allowed|used memory > 'maxmemory'"
-        ):
+        with pytest.raises(redis.exceptions.ResponseError, match="OOM command not allowed|used memory > 'maxmemory'"):
             scripts.settle(START_US, Settlement(b"r", 2**52, START_US, (scripts.entry(known, "k", 1, 0),)))
         scripts.client.config_set("maxmemory", 0)
         assert scripts.client.keys("*") == [scripts.key(known, "k")]

@@ -40,15 +40,21 @@ def costs() -> st.SearchStrategy[int]:
     )
 
 
-def steps_us() -> st.SearchStrategy[int]:
-    """How the clock moves from one action to the next: mostly on, sometimes back, now and then very far."""
+def far_steps_us() -> st.SearchStrategy[int]:
+    """How the clock moves now and then: very far, or by amounts that mean nothing to any limit."""
     return st.one_of(
-        st.sampled_from([0, 0, 1, 1, 999, 10_000, 1_000_000, 60_000_000]),
-        st.integers(0, 10_000_000),
-        st.integers(-5_000_000, -1),
+        st.integers(-5_000_000, 10_000_000),
         st.sampled_from([DAY_US, 31 * DAY_US, -DAY_US, -40 * DAY_US, 10**15, -(10**15)]),
         st.integers(-(10**14), 10**14),
     )
+
+
+def spans_us(limit: Limit, numbers: list[Numbers]) -> list[int]:
+    """The times that mean something to a limit: a unit's and a full bucket's drain, a window, a lease."""
+    if limit.algorithm == "token-bucket":
+        units = [(unit, many) for many in numbers for unit in (1, many.limit)]
+        return [min(-(-unit * many.refill_us // many.refill_units), 10**14) for unit, many in units]
+    return [limit.ttl_us or limit.window_us or 30 * DAY_US]
 
 
 def conduct() -> st.SearchStrategy[dict[str, Any]]:
@@ -65,8 +71,8 @@ def limits(draw: st.DrawFn, name: str) -> tuple[Limit, list[Numbers]]:
     if algorithm == "bucket":
         rates = draw(st.lists(st.sampled_from(RATES), min_size=1, max_size=3))
         numbers = [Numbers(*rate) for rate in rates]
-        return bucket(name, numbers[0][1:] if False else (numbers[0].refill_units, numbers[0].refill_us),
-                      numbers[0].limit, **how), numbers  # fmt: skip
+        first = numbers[0]
+        return bucket(name, (first.refill_units, first.refill_us), first.limit, **how), numbers
     units = draw(st.lists(st.sampled_from([1, 2, 5, 10, 100, 10**9]), min_size=1, max_size=2))
     if algorithm == "places":
         numbers = [Numbers(min(unit, 20)) for unit in units]
@@ -89,13 +95,26 @@ class Life:
         self.both = both
         count = self.draw(st.integers(1, 4))
         self.limits = [self.draw(limits(f"l{i}")) for i in range(count)]
-        self.now_us = START_US
+        self.spans_us = [span for limit, numbers in self.limits for span in spans_us(limit, numbers)]
+        # On a multiple of every window, or a little off.
+        self.now_us = START_US - START_US % (60 * DAY_US) + self.draw(st.sampled_from([0, 0, 1, -1, 123_456_789]))
         self.taken: list[tuple[int, list[Any]]] = []  # (charged_us, [(limit, key, cost, start_us)])
         self.leases: list[tuple[Limit, str, str]] = []
         self.receipts = 0
 
+    def step_us(self) -> int:
+        """Mostly a few quarters of a span that means something, give or take a microsecond, and mostly forwards."""
+        kind = self.draw(st.integers(0, 9))
+        if kind == 0:
+            return self.draw(far_steps_us())
+        if kind <= 3:
+            return 0
+        span_us = self.draw(st.sampled_from(self.spans_us))
+        quarters = self.draw(st.sampled_from([0, 1, 1, 2, 3, 4, 4, 5, 8, 9, -1, -2, -4, -5]))
+        return span_us * quarters // 4 + self.draw(st.sampled_from([0, 0, 1, -1]))
+
     def act(self) -> None:
-        self.now_us = min(max(self.now_us + self.draw(steps_us()), 10**15), 2**52 - 10**9)
+        self.now_us = min(max(self.now_us + self.step_us(), 10**15), 2**52 - 10**9)
         action = self.draw(st.sampled_from(["check"] * 8 + ["settle", "settle", "release"]))
         if action == "settle" and self.taken:
             self.settle()
@@ -109,7 +128,7 @@ class Life:
         chosen = [pair for pair in self.limits if self.draw(st.integers(0, 3)) > 0] or self.limits[:1]
         asks = []
         for limit, numbers in chosen:
-            key = self.draw(st.sampled_from(["a", "b"]))
+            key = self.draw(st.sampled_from(["a", "a", "a", "b"]))
             now = self.draw(st.sampled_from(numbers))
             asks.append(Ask(limit, key, self.draw(self.cost_for(now)), now, self.both.scripts.lease()))
         outcome = self.both.check(self.now_us, asks, refused=self.draw(st.integers(0, 19)) == 0)
@@ -131,23 +150,22 @@ class Life:
     def cost_for(self, numbers: Numbers) -> st.SearchStrategy[int]:
         if numbers.limit <= 20:
             return st.integers(0, numbers.limit + 2)
-        return st.one_of(costs(), st.integers(0, numbers.limit))
+        some = st.sampled_from([1, numbers.limit // 3, numbers.limit // 2, numbers.limit - 1, numbers.limit])
+        return st.one_of(some, some, some, costs())
 
     def settle(self) -> None:
         charged_us, charged = self.draw(st.sampled_from(self.taken))
         settled = []
         for limit, key, cost, start_us in charged:
             numbers = next(numbers for known, numbers in self.limits if known is limit)
-            actual = self.draw(
-                st.one_of(st.integers(0, cost), st.sampled_from([0, cost, 2 * cost, MAX_COST]))
-            )
+            actual = self.draw(st.one_of(st.integers(0, cost), st.sampled_from([0, cost, 2 * cost, MAX_COST])))
             settled.append((limit, key, cost, actual, start_us, self.draw(st.sampled_from(numbers))))
         self.receipts += self.draw(st.integers(0, 1))  # now and then one that was settled before
         expires_us = self.now_us + self.draw(st.sampled_from([300_000_000, 300_000_000, 1, 0]))
         self.both.settle(self.now_us, b"r%015d" % self.receipts, expires_us, charged_us, settled)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(data=st.data())
 def test_scripts_agree_with_exact_fractions(server: Server, data: st.DataObject) -> None:
     """Whatever is asked at whatever instants, under whatever numbers: state and verdict are the oracle's,
