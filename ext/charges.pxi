@@ -12,6 +12,7 @@ cdef struct Charge:
     uint8_t verdict
     uint8_t unknown      # decided without a bucket: `allow` for a full table or a missing store
     uint8_t newcomer
+    uint8_t shared       # decided by the bucket that newcomers share while the table is full
     uint8_t rebased
 
 
@@ -235,6 +236,7 @@ cdef class Charges:
     def trace(self):
         """One dict per charge, for --trace-decisions: integers only, the key as its bucket's 16 bytes in hex."""
         cdef list out = []
+        cdef dict held = dict(self.leases())
         cdef int i
         cdef Charge *charge
         cdef Numbers *n
@@ -256,5 +258,6 @@ cdef class Charges:
                 "verdict": charge.verdict, "state": state, "remaining": self.remaining_of(charge),
                 "retry_after_us": 0 if charge.verdict == FITS else self.refusal_retry_of(charge),
                 "reset_after_us": self.reset_of(charge), "unknown": bool(charge.unknown),
+                "shared": bool(charge.shared), "lease": held.get(i),
             })
         return out

@@ -86,7 +86,10 @@ cdef inline bint bucket_touch(Cell *s, const Numbers *written, const Numbers *n,
     if s.at_us > now_us:
         if s.at_us - now_us > n.drain_us:
             # Further ahead than any use of this bucket explains: count it as all used, and refill from here.
-            set_level(s, <u128>n.limit * <u128>n.unit)
+            # Debt stays debt.
+            if level < (<u128>n.limit) * (<u128>n.unit):
+                level = (<u128>n.limit) * (<u128>n.unit)
+            set_level(s, level)
             s.at_us = now_us
             return True
         set_level(s, level)
@@ -103,7 +106,7 @@ cdef inline bint window_touch(Cell *s, const Numbers *n, int64_t now_us) noexcep
         return False
     if s.at_us > start:
         if s.at_us - start > window_length(n):
-            set_counts(s, <uint64_t>n.limit, 0)
+            set_counts(s, cur_of(s) if cur_of(s) > <uint64_t>n.limit else <uint64_t>n.limit, 0)
             s.at_us = start
             return True
         return False
@@ -218,15 +221,21 @@ cdef inline u128 reset_after(const Cell *s, const Numbers *n, int64_t now_us, in
 # ---- what comes after a decision ------------------------------------------------------------------------------------
 
 cdef inline bint give_back(
-    Cell *s, const Numbers *n, int64_t units, int64_t charged_us, int64_t now_us, int64_t start_us
+    Cell *s, const Numbers *n, int64_t units, int64_t charged_us, int64_t start_us
 ) noexcept nogil:
     """A refund: what refill has already returned since the charge is not returned again; of windows, only the charged one.
-    True when that changed it."""
+    True when that changed it.
+
+    Elapsed time is the bucket's own, which never runs backwards: after a step of the clock, drain that the bucket has seen
+    counts although `now` does not know of it. A bucket counted before the charge was rebased since, and owes nothing.
+    """
     cdef u128 back, drained, level
     cdef uint64_t cur, prev, low = s.low
     if n.algorithm == TOKEN_BUCKET:
+        if s.at_us < charged_us:
+            return False
         back = (<u128>units) * (<u128>n.unit)
-        drained = (<u128>(now_us - charged_us if now_us > charged_us else 0)) * (<u128>n.refill)
+        drained = (<u128>(s.at_us - charged_us)) * (<u128>n.refill)
         level = level_of(s)
         if back <= drained or level == <u128>0:
             return False

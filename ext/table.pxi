@@ -90,7 +90,7 @@ cdef class Table:
             charge = &charges.items[i]
             c = &charges.policy.items[charge.limit]
             charge.verdict = FITS
-            charge.unknown = charge.newcomer = charge.rebased = False
+            charge.unknown = charge.newcomer = charge.rebased = charge.shared = False
             charge.cell = NULL
             if degraded and c.when_store_fails != 0:
                 charge.unknown = True
@@ -136,6 +136,7 @@ cdef class Table:
             if c.when_full == 0:
                 charge.cell = &self.shared[c.identity]
                 charge.newcomer = False
+                charge.shared = True
                 self.shared_uses += 1
             elif c.when_full == 1:
                 charge.verdict = FULL if charge.cost > 0 else FITS
@@ -277,7 +278,7 @@ cdef class Table:
             changed = touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
         charge.state.numbers = entry
         if actual < charged:
-            changed |= give_back(&charge.state, n, charged - actual, charged_us, now_us, start_us)
+            changed |= give_back(&charge.state, n, charged - actual, charged_us, start_us)
         else:
             changed |= owe(&charge.state, n, actual - charged)
         if changed:

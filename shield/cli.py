@@ -81,7 +81,9 @@ exit status: 0 allowed, 1 refused, 2 misuse, 3 fault
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status and raises nothing."""
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
     except SystemExit as end:  # argparse: 0 after --help and --version, 2 otherwise
         return end.code if isinstance(end.code, int) else Exit.MISUSE
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shield.clock import Clock
 from shield.core import Charges, CompiledPolicy, Decision, Registry
@@ -28,7 +28,7 @@ from shield.request import Request
 from shield.store.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from shield.store import RemoteStore, Store
+    from shield.store import Store
 
 MAX_COST = 2**53 - 1
 
@@ -63,17 +63,20 @@ class Shield:
         secret: bytes | None = None,
         trace: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        from shield.store import open_store
+        from shield.store import RemoteStore, open_store
 
         self.store: Store = open_store(store, clock=clock) if isinstance(store, str) else store
         if isinstance(self.store, MemoryStore):
             self._local = self.store
         else:
-            self._local = MemoryStore(clock=clock)  # stands in while the store is away
+            # Stands in while the store is away. A store that wraps a local one brings its registry along: charges are
+            # compiled against one registry and mean nothing to another.
+            self._local = MemoryStore(clock=clock, registry=getattr(self.store, "registry", None))
+        self._remote = self.store if isinstance(self.store, RemoteStore) else None
         self._clock = clock
         self._trace = trace
         self._handles = Handles(secret) if secret is not None else None
-        if self._handles is None and self.store.local:
+        if self._handles is None and self._remote is None:
             self._handles = Handles(os.urandom(32))
         self._adopt(policy)
 
@@ -81,6 +84,8 @@ class Shield:
         compiled = compile_policy(policy, self._local.registry)
         self.policy = policy
         self._compiled = self._local.compiled = compiled
+        if hasattr(self.store, "compiled"):
+            self.store.compiled = compiled
         self._table = self._local.table
         self._limits = {limit.name: limit for limit in policy.limits}
 
@@ -156,9 +161,7 @@ class Shield:
     # ---- what comes after -------------------------------------------------------------------------------------------
 
     def _address(self, charges: Charges, i: int) -> bytes:
-        if self.store.local:
-            return charges.address_of(i)
-        return cast("RemoteStore", self.store).address(charges.bucket(i))
+        return charges.address_of(i) if self._remote is None else self._remote.address(charges.bucket(i))
 
     def _receipt(self, charges: Charges) -> str | None:
         if self._handles is None or charges.degraded or not (charges.admitted and charges.settleable):
@@ -238,9 +241,9 @@ class Shield:
         return self._handles.open_receipt(receipt)
 
     async def _agree_on_secret(self) -> None:
-        if self._handles is None:
+        if self._handles is None and self._remote is not None:
             with contextlib.suppress(StoreError):  # no receipts until the store answers
-                self._handles = Handles(await cast("RemoteStore", self.store).shared_secret())
+                self._handles = Handles(await self._remote.shared_secret())
 
     def _now_us(self) -> int:
         return (self._clock() if self._clock is not None else time.time_ns()) // 1000

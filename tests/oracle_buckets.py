@@ -81,8 +81,8 @@ class TokenBucket(Bucket):
             self.at_us = self.now_us
         elif self.ahead_us > ceil(limit / rate):
             # Further ahead than a full bucket takes to drain: no use of it explains that. Treat it as all
-            # used.
-            self.level, self.at_us, self.rebased = Fraction(limit), self.now_us, True
+            # used; debt stays debt.
+            self.level, self.at_us, self.rebased = max(self.level, Fraction(limit)), self.now_us, True
         # Else the clock went back a little: the bucket stands still until time has caught up with it.
 
     @property
@@ -100,8 +100,14 @@ class TokenBucket(Bucket):
         return self._set(min(self.level + cost, max(self.level, Fraction(self.numbers.limit))))
 
     def refund(self, units: int, charged_us: int, start_us: int | None) -> bool:
-        """Refill has given some of it back already since the charge; only the rest is given now."""
-        refilled = max(0, self.now_us - charged_us) * self.numbers.rate
+        """Refill has given some of it back already since the charge; only the rest is given now.
+
+        Time since the charge is the bucket's own, which does not go back with the clock. A bucket that was counted
+        before the charge has been put back since, and counts as all used: nothing is given.
+        """
+        if self.at_us < charged_us:
+            return False
+        refilled = (self.at_us - charged_us) * self.numbers.rate
         return self._set(max(Fraction(0), self.level - max(Fraction(0), units - refilled)))
 
     def owe(self, units: int) -> bool:
@@ -149,7 +155,8 @@ class FixedWindow(Bucket):
         elif self.start_us - start_us > end_us - start_us:
             # The clock went back more than one window. What was used there is forgotten: treat it as all
             # used.
-            self.cur, self.prev, self.start_us, self.end_us = self.numbers.limit, 0, start_us, end_us
+            self.cur, self.prev = max(self.cur, self.numbers.limit), 0
+            self.start_us, self.end_us = start_us, end_us
             self.rebased = True
         # Else it is this window, or the clock went back into the one before: the later one goes on counting.
 

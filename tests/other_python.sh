@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-cp -r bench ext shield tests setup.py pyproject.toml README.md LICENSE "$copy"/
+cp -r bench docs ext shield tests setup.py pyproject.toml README.md LICENSE "$copy"/
 cd "$copy"
 find . -name '*.so' -delete
 "$1" -m venv venv

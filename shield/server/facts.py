@@ -18,6 +18,7 @@ Headers = CIMultiDictProxy[str]
 
 _ABSENT: Final[tuple[str, ...]] = ()
 _ATTRIBUTE: Final = "attributes."
+_NUMBERS: Final = ("bytes", "cost")
 
 
 class GatewayFacts:
@@ -33,9 +34,7 @@ class GatewayFacts:
             else:
                 self._fields.append((field, header))
 
-    def request(
-        self, http: web.BaseRequest, *, method: str | None, path: str | None, host: str | None
-    ) -> Request:
+    def request(self, http: web.BaseRequest, *, method: str | None, path: str | None, host: str | None) -> Request:
         """The client's request. Method, path and host depend on the gateway; everything else comes from
         headers.
 
@@ -48,7 +47,8 @@ class GatewayFacts:
             "path": path,
             "host": host,
             "ip": self._client_address(http),
-            "bytes": _whole(headers, "Content-Length"),
+            # Gateways that ask without the body say 0 (Envoy always does): that says nothing of the client's.
+            "bytes": _whole(headers, "Content-Length") or None,
             "content_type": _text(single(headers, "Content-Type")),
             "user_agent": _text(single(headers, "User-Agent")),
             "token": bearer(single(headers, "Authorization")),
@@ -58,12 +58,13 @@ class GatewayFacts:
         for field, header in self._fields:
             value = single(headers, header)
             if value is not None:
-                facts[field] = _whole(headers, header) if field == "cost" else value
+                facts[field] = _whole(headers, header) if field in _NUMBERS else value
+            elif field == "bytes":
+                # Content-Length is that of a check without a body. The client's own stated none: unknown.
+                facts["bytes"] = None
         if self._attributes:
             facts["attributes"] = {
-                name: value
-                for name, header in self._attributes
-                if (value := single(headers, header)) is not None
+                name: value for name, header in self._attributes if (value := single(headers, header)) is not None
             }
         return Request(**facts)
 

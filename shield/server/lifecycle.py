@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import ssl
 import sys
@@ -15,7 +16,7 @@ from typing import TextIO
 from shield.errors import PolicyError, StoreError
 from shield.policy import Policy
 from shield.server.auth import CallerTokens
-from shield.server.bounds import TICK_S
+from shield.server.bounds import MAX_CONNECTIONS, TICK_S
 from shield.server.listener import Listener
 from shield.server.logs import ForeignRecords, Log, fault_fields, open_log
 from shield.server.metrics import Metrics
@@ -32,6 +33,8 @@ from shield.store.url import StoreURLError
 SETTLE_S = 0.02
 # After the grace: what an answer that is being written gets to reach the kernel.
 CLOSE_S = 0.2
+# Listeners, connections to the store, the log, the trace, and what a library opens for a moment.
+SPARE_FILES = 256
 
 
 class Server:
@@ -71,8 +74,7 @@ class Server:
                     await self._start(service, trace)
                     await self._serve(service, trace)
             finally:
-                for bound in self._bound:
-                    bound.close()
+                await self._close_sockets()
                 await shield.close()
         finally:
             if trace is not None:
@@ -82,9 +84,7 @@ class Server:
 
     def _refuse_open_listeners(self) -> None:
         options = self._options
-        guarded = options.token_file is not None or (
-            options.tls is not None and options.tls.client_ca is not None
-        )
+        guarded = options.token_file is not None or (options.tls is not None and options.tls.client_ca is not None)
         addresses = [*options.listen, *([options.admin] if options.admin is not None else [])]
         for address in addresses:
             if not guarded and not address.is_local:
@@ -176,9 +176,7 @@ class Server:
     def _introduce(self, service: Service, where: list[str], admin_where: list[str]) -> None:
         policy = service.shield.policy
         count = f"{len(policy.limits)} limit" + ("" if len(policy.limits) == 1 else "s")
-        origin = (
-            f" from {self._options.policy}" if self._options.policy is not None else " (the starter policy)"
-        )
+        origin = f" from {self._options.policy}" if self._options.policy is not None else " (the starter policy)"
         admin = f"; admin on {', '.join(admin_where)}" if admin_where else ""
         store = _store_of(service.shield)
         self._say(
@@ -205,11 +203,7 @@ class Server:
             target = f"--unix-socket {where.removeprefix('unix:')} http://localhost/v1/check"
         secret = " -H 'Shield-Authorization: Bearer TOKEN'" if self._tokens is not None else ""
         ca = " --cacert CA.pem" if where.startswith("https") else ""
-        cert = (
-            " --cert CLIENT.pem"
-            if self._options.tls is not None and self._options.tls.client_ca and ca
-            else ""
-        )
+        cert = " --cert CLIENT.pem" if self._options.tls is not None and self._options.tls.client_ca and ca else ""
         return f'curl -s{ca}{cert}{secret} {target} -d \'{{"ip":"203.0.113.7"}}\''
 
     def _say(self, text: str) -> None:
@@ -294,9 +288,7 @@ class Server:
                 if ready:
                     self._log.info("store usable again", store=service.shield.store.name)
                 else:
-                    self._log.warning(
-                        "store unusable, decisions are degraded", store=service.shield.store.name
-                    )
+                    self._log.warning("store unusable, decisions are degraded", store=service.shield.store.name)
 
     # ---- ending --------------------------------------------------------------------------------------------
 
@@ -327,6 +319,15 @@ class Server:
             await listener.shutdown(timeout=CLOSE_S)
         self._log.info("ended")
 
+    async def _close_sockets(self) -> None:
+        """Whatever still listens, also after a start that failed half-way."""
+        for acceptor in (*self._decisions, *self._admin):
+            acceptor.close()
+        # uvloop lets go of a socket in the next turn of the loop, and never ends when it is closed before.
+        await asyncio.sleep(0)
+        for bound in self._bound:
+            bound.close()
+
     async def _stopped_again(self, timeout_s: float) -> None:
         """Waits for a second signal, at most so long."""
         with suppress(TimeoutError):
@@ -356,8 +357,20 @@ def _foreign_records(log: Log) -> Iterator[None]:
         root.removeHandler(handler)
 
 
+def _raise_file_limit() -> None:
+    """Room for MAX_CONNECTIONS: the usual soft limit of 1,024 open files is for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + SPARE_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(options: ServeOptions) -> None:
     """Runs a server to its end. ShieldError with a message for the user when it cannot start."""
+    _raise_file_limit()
     try:
         import uvloop
     except ImportError:  # where uvloop does not exist the standard loop does the same, more slowly

@@ -106,9 +106,7 @@ class DecisionLog:
         if not self._allowed("problem"):
             return
         fields = {} if field is None else {"field": field}
-        self._log.info(
-            "problem", request_id=request_id, endpoint=endpoint, status=status, **fields, **self._told()
-        )
+        self._log.info("problem", request_id=request_id, endpoint=endpoint, status=status, **fields, **self._told())
 
     def _allowed(self, kind: str) -> bool:
         if self._ration.allow(kind):

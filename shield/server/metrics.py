@@ -113,9 +113,7 @@ class Metrics(Collector):
         policy = InfoMetricFamily("shield_policy", "The policy in force.")
         policy.add_metric([], {"name": name, "owner": owner, "fingerprint": fingerprint})
         yield policy
-        yield _counter(
-            "shield_decisions", "Decisions by reason; ok is allowed.", ["reason"], _rows(self._reasons)
-        )
+        yield _counter("shield_decisions", "Decisions by reason; ok is allowed.", ["reason"], _rows(self._reasons))
         yield _counter(
             "shield_limit_refusals",
             "Refusals by each limit that denied.",
@@ -128,9 +126,7 @@ class Metrics(Collector):
             ["limit", "owner"],
             [((limit, owner), count) for limit, count in self._shadow.items()],
         )
-        yield _single(
-            "shield_degraded_decisions", "Decisions made without the store's truth.", self._degraded
-        )
+        yield _single("shield_degraded_decisions", "Decisions made without the store's truth.", self._degraded)
         yield self._histogram()
         yield _counter(
             "shield_http_problems",
@@ -138,12 +134,8 @@ class Metrics(Collector):
             ["endpoint", "status"],
             [((endpoint, str(status)), count) for (endpoint, status), count in self._problems.items()],
         )
-        yield _counter(
-            "shield_policy_reloads", "Policies put in force or refused.", ["outcome"], _rows(self._reloads)
-        )
-        yield _single(
-            "shield_log_lines_suppressed", "Lines about refusals that were left out.", self._suppressed
-        )
+        yield _counter("shield_policy_reloads", "Policies put in force or refused.", ["outcome"], _rows(self._reloads))
+        yield _single("shield_log_lines_suppressed", "Lines about refusals that were left out.", self._suppressed)
         yield _single("shield_trace_records_lost", "Decisions that could not be traced.", self.trace_lost)
         yield GaugeMetricFamily("shield_in_flight", "Requests being answered.", value=self.in_flight)
         yield from self._store()
@@ -165,13 +157,9 @@ class Metrics(Collector):
             if not isinstance(value, (int, float)):
                 continue
             if name in GAUGES:
-                yield GaugeMetricFamily(
-                    f"shield_store_{name}", f"The store's {name.replace('_', ' ')}.", value=value
-                )
+                yield GaugeMetricFamily(f"shield_store_{name}", f"The store's {name.replace('_', ' ')}.", value=value)
             else:
-                yield _single(
-                    f"shield_store_{name}", f"The store's count of {name.replace('_', ' ')}.", value
-                )
+                yield _single(f"shield_store_{name}", f"The store's count of {name.replace('_', ' ')}.", value)
 
 
 def _add(counts: dict[str, int], names: Iterable[str]) -> None:

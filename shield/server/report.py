@@ -31,8 +31,6 @@ def release_handler(service: Service) -> Handler:
 
     async def release(http: web.BaseRequest, query: str) -> web.Response:
         leases = decode_release(await read_body(http, MAX_BODY_BYTES))
-        return web.Response(
-            body=encode({"released": await service.shield.release(leases)}), content_type=_JSON
-        )
+        return web.Response(body=encode({"released": await service.shield.release(leases)}), content_type=_JSON)
 
     return release

@@ -24,9 +24,7 @@ def decision_listener(service: Service, tokens: CallerTokens | None) -> Listener
         "/v1/release": Route("release", release_handler(service), _POST),
         "/v1/authz": Route("authz", authz_handler(service)),
     }
-    return Listener(
-        service, routes, prefix=(ENVOY_PREFIX, Route("authz", envoy_handler(service))), tokens=tokens
-    )
+    return Listener(service, routes, prefix=(ENVOY_PREFIX, Route("authz", envoy_handler(service))), tokens=tokens)
 
 
 def admin_listener(

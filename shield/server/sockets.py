@@ -159,9 +159,7 @@ def _remove_stale(address: Address) -> None:
     """Removes what a crashed server left; never a socket that somebody listens on, nor another file."""
     try:
         if not stat.S_ISSOCK(os.stat(address.path).st_mode):
-            raise StartError(
-                f"cannot listen on {address}: a file that is no socket is there; it is left alone"
-            )
+            raise StartError(f"cannot listen on {address}: a file that is no socket is there; it is left alone")
     except FileNotFoundError:
         return
     except OSError as error:

@@ -19,9 +19,7 @@ from shield.server.bounds import TRACE_BUFFER_BYTES, TRACE_MAX_BYTES
 class TraceWriter:
     """Call it with a record. `on_end` is told once, in a sentence, why nothing more is written."""
 
-    def __init__(
-        self, path: Path, on_end: Callable[[str], None], *, max_bytes: int = TRACE_MAX_BYTES
-    ) -> None:
+    def __init__(self, path: Path, on_end: Callable[[str], None], *, max_bytes: int = TRACE_MAX_BYTES) -> None:
         """Starts the file anew, readable by its owner alone. OSError when it cannot be written."""
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._buffer = bytearray()

@@ -79,9 +79,7 @@ def decode_report(body: bytes) -> Report:
     """A report that says which request it is about. RequestError."""
     report = _checked(_decode(_report, body))
     if report.receipt is None and not _states_facts(report):
-        raise RequestError(
-            "receipt", "missing: a report needs a receipt, or facts of the request it is about"
-        )
+        raise RequestError("receipt", "missing: a report needs a receipt, or facts of the request it is about")
     return report
 
 

@@ -128,6 +128,4 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
         from shield.store.redis import RedisStore
 
         return RedisStore(url, clock=clock)
-    raise StoreURLError(
-        f"no store for {parts.scheme}://; known are memory://, redis://, rediss:// and unix://"
-    )
+    raise StoreURLError(f"no store for {parts.scheme}://; known are memory://, redis://, rediss:// and unix://")

@@ -44,9 +44,7 @@ class Breaker:
         max_cool_down_us: int = MAX_COOL_DOWN_US,
     ) -> None:
         if threshold < 1 or cool_down_us < 1 or max_cool_down_us < cool_down_us:
-            raise ValueError(
-                "threshold and cool_down_us must be at least 1, and max_cool_down_us no less than that"
-            )
+            raise ValueError("threshold and cool_down_us must be at least 1, and max_cool_down_us no less than that")
         self._threshold = threshold
         self._first_us = self._cool_down_us = cool_down_us
         self._longest_us = max_cool_down_us

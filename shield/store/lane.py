@@ -132,7 +132,7 @@ def translate(error: Exception) -> StoreError:
 
 
 def _is_read_only(reply: Any) -> bool:
-    """Whether the server has become a replica. Redis 6 wraps what a script met with into an error of its own."""
+    """Whether the server has become a replica. Redis 6 wraps what a script met into an error of its own."""
     return isinstance(reply, ReadOnlyError) or (
         isinstance(reply, ResponseError) and "READONLY You can't write" in str(reply)
     )
@@ -231,7 +231,7 @@ class Lane:
             self._abandon()
 
     def _abandon(self) -> None:
-        """Whoever waits is told. What was written may have been done; what was not is not written any more."""
+        """Whoever waits is told. What was written may have been done; what was not never will be."""
         owed, self.owed = self.owed, deque()
         for call in owed:
             call.fail(StoreError("the connection to the store was lost before it answered"))
@@ -255,7 +255,7 @@ class Lane:
                 raise StoreError("the server has become read-only")
 
     async def _write(self, connection: Transport) -> None:
-        """One write for all that was asked since the last: under load there are fewer system calls, not more."""
+        """One write for all that was asked since the last: under load system calls become fewer, not more."""
         loop = asyncio.get_running_loop()
         while True:
             if not self.outgoing:

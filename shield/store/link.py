@@ -39,7 +39,7 @@ class Link:
         connect_timeout_s: float,
         max_in_flight: int,
         greeting: Sequence[Greeting] = (),
-        stall_s: float = STALL_S,
+        stall_s: float | None = None,
     ) -> None:
         self._make = make
         self._connect_timeout_s = connect_timeout_s
@@ -47,7 +47,7 @@ class Link:
         self._connections = connections
         self._deadline_s = deadline_s
         self._max_in_flight = max_in_flight
-        self._stall_s = stall_s
+        self._stall_s = max(STALL_S, 2 * deadline_s) if stall_s is None else stall_s
         self._lanes: list[Lane] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._waiting: deque[Call] = deque()

@@ -106,7 +106,7 @@ class RedisStore:
         return self._link.up > 0 and self._breaker.would_allow(self._monotonic_us())
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start, and three gauges: connections that are up, requests in flight, the breaker."""
+        """Counts since the start, and gauges: connections that are up, requests in flight, the breaker."""
         return {
             **self._counts,
             "timeouts": self._link.timeouts,
@@ -150,9 +150,7 @@ class RedisStore:
             try:
                 charges.resolve(reply[0], outcomes)
             except (TypeError, ValueError, OverflowError):
-                raise StoreProtocolError(
-                    "the store answered a check with numbers that make no sense"
-                ) from None
+                raise StoreProtocolError("the store answered a check with numbers that make no sense") from None
         except StoreError:
             self._counts["failures"] += 1
             raise
@@ -221,9 +219,7 @@ class RedisStore:
         return secret
 
     def _settle_command(self, settlement: Settlement, instant: bytes, around_us: int, *, once: bool) -> bytes:
-        keys, blob = pack_settle(
-            self._forms, settlement, slack_ms=self._slack_ms, once=once, around_us=around_us
-        )
+        keys, blob = pack_settle(self._forms, settlement, slack_ms=self._slack_ms, once=once, around_us=around_us)
         return _evalsha(SETTLE, keys, (blob, instant))
 
     # ---- late replies --------------------------------------------------------------------------------------
@@ -243,9 +239,7 @@ class RedisStore:
                 places.append(charge)
             else:
                 entries.append(
-                    SettlementEntry(
-                        bucket.limit, charge.address, bucket.cost, 0, reply[at + 3], numbers=bucket.numbers
-                    )
+                    SettlementEntry(bucket.limit, charge.address, bucket.cost, 0, reply[at + 3], numbers=bucket.numbers)
                 )
         instant = self._instant()
         if entries:
@@ -263,8 +257,9 @@ class RedisStore:
             self._counts["late_lost"] += 1
 
     def _given_back(self, future: asyncio.Future[Any]) -> None:
-        lost = future.cancelled() or future.exception() is not None
-        self._counts["late_lost" if lost else "late_given_back"] += 1
+        reply = future.result() if _has_reply(future) else None
+        done = isinstance(reply, int) or (isinstance(reply, list) and reply[1:] == [SETTLED])
+        self._counts["late_given_back" if done else "late_lost"] += 1
 
     # ---- asking --------------------------------------------------------------------------------------------
 

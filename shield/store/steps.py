@@ -30,6 +30,7 @@ MAX_EXACT: Final = 2**53 - 1
 # What the scripts' arithmetic is exact for; the loader of policies allows no more.
 MAX_PERIOD_US: Final = 2**42
 MAX_LIMIT: Final = 10**9
+MAX_PLACES: Final = 1024
 # Policies have dozens of limits; the bound only keeps a process that reloads for years from growing.
 MAX_FORMS: Final = 4096
 
@@ -57,7 +58,7 @@ def slug(raw: bytes) -> bytes:
 
 
 class Form:
-    """One limit as the scripts see it: resolved once, with nothing left to look up but the key and the cost."""
+    """One limit as the scripts see it: resolved once, nothing is left to look up but the key and the cost."""
 
     __slots__ = ("_around", "_digest", "_head", "_numbers", "_slowest", "kind", "limit")
 
@@ -65,9 +66,7 @@ class Form:
         self.limit = limit
         self.kind = CALENDAR if limit.align is not None else _KINDS[limit.algorithm]
         identity = limit.identity.encode()
-        self._digest = blake2b(
-            len(identity).to_bytes(4, "little") + identity, digest_size=16, key=prefix.encode()
-        )
+        self._digest = blake2b(len(identity).to_bytes(4, "little") + identity, digest_size=16, key=prefix.encode())
         self._head = f"{prefix}:{limit.name}:".encode()
         self._numbers: dict[Numbers, tuple[float, ...]] = {}
         self._around: tuple[int, ...] = ()
@@ -85,7 +84,7 @@ class Form:
         return self._head + slug(address)
 
     def numbers(self, numbers: Numbers, around_us: int) -> tuple[float, ...]:
-        """(limit, a, b, c, d) of level.lua. `around_us`: about what time it is at the server, for calendars."""
+        """(limit, a, b, c, d) of level.lua. `around_us`: about what time it is there, for calendars."""
         if self.kind == CALENDAR:
             return numbers.limit, *self._boundaries(around_us)
         found = self._numbers.get(numbers)
@@ -103,16 +102,12 @@ class Form:
 
     def _resolve(self, numbers: Numbers) -> tuple[float, ...]:
         limit = self.limit
-        if not 0 <= numbers.limit <= MAX_LIMIT:
-            raise ValueError(
-                f"limit {limit.name}: {numbers.limit} units are more than the scripts can count exactly"
-            )
+        if not 0 <= numbers.limit <= (MAX_PLACES if self.kind == PLACES else MAX_LIMIT):
+            raise ValueError(f"limit {limit.name}: {numbers.limit} units are more than the scripts can count exactly")
         if self.kind == BUCKET:
             c, p = numbers.refill_units, numbers.refill_us
             if not 1 <= c <= p < MAX_PERIOD_US:
-                raise ValueError(
-                    f"limit {limit.name}: {c} units per {p} us is no rate the scripts can count exactly"
-                )
+                raise ValueError(f"limit {limit.name}: {c} units per {p} us is no rate the scripts can count exactly")
             drain_us = min(-(-numbers.limit * p // c), MAX_EXACT)
             # The division rounds to nearest; the next double up is never too little time to live.
             slowest_us = math.nextafter(float(max(self._slowest, Fraction(p, c))), math.inf)

@@ -46,12 +46,10 @@ class Target:
 
 
 def parse_redis_url(url: str) -> Target:
-    """Reads redis://, rediss:// and unix:// URLs. StoreURLError names what is wrong and shows no credentials."""
+    """Reads redis://, rediss:// and unix:// URLs. StoreURLError says what is wrong, without credentials."""
     parts = split_url(url)
     if parts.scheme not in SCHEMES:
-        raise StoreURLError(
-            f"{parts.scheme}:// is no Redis URL; those begin with redis://, rediss:// or unix://"
-        )
+        raise StoreURLError(f"{parts.scheme}:// is no Redis URL; those begin with redis://, rediss:// or unix://")
     parsers = {
         "prefix": Options.prefix,
         "deadline": Options.duration(100, 10 * _SECOND_US),
@@ -154,6 +152,6 @@ def describe(info: object) -> tuple[str, ...]:
     if policy is None or limit is None or int(limit[1]) == 0 or policy[1] == b"noeviction":
         return ()
     return (
-        f"maxmemory-policy is {policy[1].decode()}: a full server forgets live buckets and lets requests over; "
+        f"maxmemory-policy is {policy[1].decode()}: a full server forgets live buckets, requests get over; "
         "set it to noeviction, and a full server says so instead",
     )

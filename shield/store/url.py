@@ -78,9 +78,7 @@ class Options:
     def prefix(text: str) -> str:
         """What all keys of one deployment begin with."""
         if not _PREFIX.fullmatch(text):
-            raise ValueError(
-                "expected 1 to 64 letters, digits, '_', '.', ':' or '-', a letter or digit first"
-            )
+            raise ValueError("expected 1 to 64 letters, digits, '_', '.', ':' or '-', a letter or digit first")
         return text
 
     @staticmethod
@@ -112,9 +110,7 @@ def split_url(url: str) -> StoreURL:
         raise StoreURLError(f"a store URL has at most {MAX_URL_CHARS} characters")
     try:
         parts = urlsplit(url)
-        given = parse_qsl(
-            parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=32
-        )
+        given = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), max_num_fields=32)
     except ValueError:
         raise StoreURLError(
             "the store URL cannot be read; special characters in a password are percent-encoded"

@@ -31,7 +31,7 @@ name = "behind-a-gateway"
 
 [identity]
 trusted_proxies = ["127.0.0.1/32"]
-headers = { tenant = "X-Tenant", request_id = "X-Request-Id" }
+headers = { tenant = "X-Tenant", request_id = "X-Request-Id", bytes = "X-Body-Bytes" }
 
 [[limit]]
 name = "address"
@@ -50,6 +50,7 @@ key = ["tenant"]
 rate = "2/h"
 
 [guard.size]
+max_body_bytes = 100_000
 content_types = ["application/json"]
 """
 

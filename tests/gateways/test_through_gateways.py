@@ -115,11 +115,23 @@ def test_a_body_of_the_wrong_type_is_refused(gateway: Gateway, new_client: NewCl
     """The gateway asks without the body, and must not seem to say that there is none."""
     source = new_client()
     refused = ask(gateway.port, source, "/things", "POST", [("Content-Type", "text/csv")], b"1,2\n")
-    assert (refused.status, refused.json()["reason"]) == (415, "content_type")
+    assert refused.status == 415
+    assert refused.json()["reason"] == "content_type"
     chunked = [("Content-Type", "text/csv"), ("Transfer-Encoding", "chunked")]
     assert ask(gateway.port, source, "/things", "POST", chunked, b"1,2\n").status == 415
     # A refused request costs nothing.
     assert limits_in(ask(gateway.port, source, "/things", "POST", [JSON], b"[]")) == {"address": 2}
+
+
+def test_a_body_that_is_too_large_is_refused(gateway: Gateway, new_client: NewClient) -> None:
+    """The size is that of the client's body, though the check comes without it; the client has no say in it."""
+    with Client(gateway.port, new_client()) as client:
+        assert client.ask("/things", "POST", [JSON, ("X-Body-Bytes", "100001")], b"x" * 100_000).status == 200
+    refused = ask(gateway.port, new_client(), "/things", "POST", [JSON, ("X-Body-Bytes", "7")], b"x" * 100_001)
+    assert (refused.status, refused.json()["reason"]) == (413, "too_large")
+    # A body without a stated length is unknown, and no header of the client's says otherwise.
+    chunked = [JSON, ("Transfer-Encoding", "chunked"), ("X-Body-Bytes", "100001")]
+    assert ask(gateway.port, new_client(), "/things", "POST", chunked, b"x").status == 200
 
 
 def test_every_kind_of_request_passes_once(gateway: Gateway, new_client: NewClient) -> None:

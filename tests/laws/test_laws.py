@@ -243,6 +243,18 @@ async def test_law_5_a_clock_set_back_by_a_year_neither_frees_nor_locks_out(make
     assert (await world.ask(user="u")).allowed
 
 
+@pytest.mark.parametrize("algorithm", ["token-bucket", "sliding-window", "fixed-window"])
+async def test_law_5_a_clock_set_back_under_smaller_numbers_forgives_nothing(make_world, algorithm):
+    """Counted as all used means at least that: a smaller plan's limit must not lower what was spent."""
+    plans = 'plans = { small = { rate = "1/s" } }'
+    world = await make_world(policy(bucket("b", "10/s", algorithm=algorithm) + plans))
+    for _ in range(10):
+        assert (await world.ask(user="u")).allowed
+    world.now_us -= 60 * US
+    assert not (await world.ask(user="u", plan="small")).allowed
+    assert not (await world.ask(user="u")).allowed
+
+
 async def test_law_5_a_clock_that_stands_refills_nothing(make_world):
     world = await make_world(policy(bucket("b", "1000000/s", 5)))
     assert [(await world.ask(user="u")).allowed for _ in range(7)] == [True] * 5 + [False] * 2
@@ -333,6 +345,17 @@ async def test_a_refund_gives_back_what_refill_has_not_and_only_once(make_world)
     assert await world.remaining("b", user="u") == 8
     assert await world.shield.report(decision.receipt, cost=0) is False
     assert await world.remaining("b", user="u") == 8
+
+
+async def test_a_refund_after_a_step_back_does_not_mint(make_world):
+    """The bucket has seen 100 ms of drain; that the clock was set back since does not undo it."""
+    world = await make_world(policy(bucket("b", "100/s", 10, cost="request")))
+    first = await world.ask(user="u", cost=10)
+    world.now_us += 100_000
+    assert (await world.ask(user="u", cost=10)).allowed
+    world.now_us -= 100_000
+    assert await world.shield.report(first.receipt, cost=1)
+    assert not (await world.ask(user="u", cost=1)).allowed
 
 
 @pytest.mark.parametrize("algorithm", ["sliding-window", "fixed-window"])

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-COPIED = ["ext", "shield", "tests", "bench", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
+COPIED = ["docs", "ext", "shield", "tests", "bench", "setup.py", "pyproject.toml", "README.md", "LICENSE"]
 TESTS_FAILED = 1  # pytest's exit status when tests ran and some failed
 
 

@@ -105,12 +105,8 @@ async def serving(
         for listener, name in ((decisions, "d"), (admin, "a")):
             acceptors.append(await loop.create_unix_server(listener, f"{directory}/{name}"))
         async with (
-            aiohttp.ClientSession(
-                "http://shield", connector=aiohttp.UnixConnector(f"{directory}/d")
-            ) as client,
-            aiohttp.ClientSession(
-                "http://shield", connector=aiohttp.UnixConnector(f"{directory}/a")
-            ) as operator,
+            aiohttp.ClientSession("http://shield", connector=aiohttp.UnixConnector(f"{directory}/d")) as client,
+            aiohttp.ClientSession("http://shield", connector=aiohttp.UnixConnector(f"{directory}/a")) as operator,
         ):
             try:
                 yield Running(service, decisions, Path(directory, "d"), client, operator, clock, stream)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
+import os
+import signal
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from shield.server.auth import CallerTokens, TokenFileError, bearer
@@ -108,6 +113,32 @@ async def test_a_listener_beyond_this_machine_needs_callers_to_prove_themselves(
     server_only = TlsFiles(Path("cert"), Path("key"))
     with pytest.raises(UsageError, match="--auth-token-file"):
         await Server(ServeOptions(version="0", tls=server_only, **given)).run()  # type: ignore[arg-type]
+
+
+async def test_an_admin_listener_beyond_this_machine_is_guarded_but_for_its_probes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing here listens beyond loopback: it is only told that loopback can be reached from elsewhere."""
+    monkeypatch.setattr(Address, "is_local", False)
+    tokens = tmp_path / "tokens"
+    tokens.write_text("alpha-secret\n")
+    somewhere = Address.parse("127.0.0.1:0")
+    out = io.StringIO()
+    server = Server(ServeOptions("0", listen=(somewhere,), admin=somewhere, token_file=tokens), out=out, err=out)
+    running = asyncio.create_task(server.run())
+    while "try:" not in out.getvalue():
+        await asyncio.sleep(0)
+        assert not running.done()
+    admin = out.getvalue().split("admin on ")[1].split()[0]
+    good = {"Shield-Authorization": "Bearer alpha-secret"}
+    async with aiohttp.ClientSession(admin) as client:
+        for path, without in (("/healthz", 200), ("/readyz", 200), ("/metrics", 401), ("/v1/policy", 401), ("/x", 401)):
+            async with client.get(path) as answer:
+                assert answer.status == without, path
+            async with client.get(path, headers=good) as answer:
+                assert answer.status == (404 if path == "/x" else 200)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 10)
 
 
 def test_a_secret_needs_sixteen_bytes(tmp_path: Path) -> None:

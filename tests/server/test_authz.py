@@ -80,7 +80,7 @@ async def seen(server: Running, path: str = "/v1/authz", method: str = "GET", **
     return requests[0]
 
 
-# ---- what is read ---------------------------------------------------------------------------------------------------
+# ---- what is read ------------------------------------------------------------------------------------------
 
 
 async def test_the_forwarded_family_is_read_and_the_other_ignored() -> None:
@@ -133,10 +133,9 @@ async def test_facts_are_taken_from_the_headers_that_mean_them() -> None:
 
 async def test_content_length_is_the_bodys_size() -> None:
     async with serving(POLICY) as server:
-        async with server.client.post("/v1/authz", data=b"x" * 512) as answer:
-            assert answer.status == 200
-        request = await seen(server, method="POST", Content_Length="0")
-        assert request.bytes == 0
+        head = b"POST /v1/authz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        assert (await raw_seen(server, head, b"hello")).bytes == 5
+        assert (await seen(server, method="POST", Content_Length="0")).bytes is None  # asked without the body
 
 
 async def test_the_client_address_is_what_trusted_proxies_vouch_for() -> None:
@@ -170,9 +169,7 @@ async def test_several_x_forwarded_for_fields_are_one_list() -> None:
 async def test_one_client_cannot_have_two_addresses() -> None:
     """The classic bypass: a new first element for each request."""
     async with serving(POLICY.replace("burst = 100", "burst = 3")) as server:
-        statuses = [
-            (await ask(server, X_Forwarded_For=f"198.51.100.{i}, 203.0.113.7")).status for i in range(5)
-        ]
+        statuses = [(await ask(server, X_Forwarded_For=f"198.51.100.{i}, 203.0.113.7")).status for i in range(5)]
         assert statuses == [200, 200, 200, 429, 429]
 
 
@@ -204,19 +201,15 @@ async def test_bytes_that_are_no_utf8_neither_crash_nor_bypass() -> None:
             b"X-Tenant: \xff",
             b"X-Country: \xff",
         ):
-            raw = await server.raw(
-                b"GET /v1/authz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\n\r\n" % line
-            )
+            raw = await server.raw(b"GET /v1/authz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n%b\r\n\r\n" % line)
             assert raw.split()[1] in (b"200", b"400"), raw
             assert b"Shield-Reason" in raw
         # A latin-1 user agent is no reason to refuse.
-        raw = await server.raw(
-            b"GET /v1/authz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nUser-Agent: \xe9\r\n\r\n"
-        )
+        raw = await server.raw(b"GET /v1/authz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nUser-Agent: \xe9\r\n\r\n")
         assert raw.startswith(b"HTTP/1.1 200")
 
 
-# ---- the query ------------------------------------------------------------------------------------------------------
+# ---- the query ---------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_query_is_refused_and_says_what_to_do() -> None:
@@ -257,7 +250,7 @@ async def test_deny_403_answers_every_refusal_with_403() -> None:
         assert (await ask(server, **headers)).status == 429
 
 
-# ---- the answer -----------------------------------------------------------------------------------------------------
+# ---- the answer --------------------------------------------------------------------------------------------
 
 
 async def test_an_allowed_answer_carries_the_rate_limit_fields() -> None:
@@ -345,7 +338,7 @@ def test_handles_go_back_to_the_gateway_as_far_as_they_fit_into_its_buffers() ->
     assert "Shield-Receipt" not in answer.headers
 
 
-# ---- Envoy ----------------------------------------------------------------------------------------------------------
+# ---- Envoy -------------------------------------------------------------------------------------------------
 
 
 async def test_behind_envoys_prefix_method_and_path_are_the_requests_own() -> None:
@@ -364,7 +357,7 @@ async def test_behind_envoys_prefix_method_and_path_are_the_requests_own() -> No
             assert (request.method, request.path, request.host) == ("POST", path, "api.example"), target
 
 
-async def raw_seen(server: Running, head: bytes) -> Any:
+async def raw_seen(server: Running, head: bytes, body: bytes = b"") -> Any:
     """The Request that a raw head became."""
     requests: list[Any] = []
     check = server.service.shield.check
@@ -375,7 +368,7 @@ async def raw_seen(server: Running, head: bytes) -> Any:
 
     server.service.shield.check = look  # type: ignore[method-assign]
     try:
-        await server.raw(head + b"Connection: close\r\n\r\n")
+        await server.raw(head + b"Connection: close\r\n\r\n" + body)
     finally:
         server.service.shield.check = check  # type: ignore[method-assign]
     return requests[0]
@@ -403,7 +396,9 @@ async def test_paths_beside_the_prefix_are_unknown() -> None:
 
 
 async def test_a_body_that_was_announced_and_never_sent_ends_the_connection() -> None:
-    """nginx's auth_request does that when Content-Length is not cleared; keeping the connection would smuggle."""
+    """nginx's auth_request does that when Content-Length is not cleared; keeping the connection would
+    smuggle.
+    """
     async with serving(POLICY) as server:
         raw = await server.raw(
             b"POST /v1/authz?from=original HTTP/1.1\r\nHost: x\r\nContent-Length: 60\r\n"

@@ -102,9 +102,7 @@ async def test_the_content_type_of_a_request_does_not_matter() -> None:
     async with serving() as server:
         for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
             headers = {"Content-Type": content_type}
-            async with server.client.post(
-                "/v1/check", data=b'{"ip":"203.0.113.7"}', headers=headers
-            ) as answer:
+            async with server.client.post("/v1/check", data=b'{"ip":"203.0.113.7"}', headers=headers) as answer:
                 assert answer.status == 200
 
 

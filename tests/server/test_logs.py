@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import sys
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ rate = "1/h"
         for _ in range(3):
             await server.check({**SECRETS, "request_id": "c0ffee"})
         await server.check({**SECRETS, "ip": "203.0.113.777"})
-        for bad in ({**SECRETS, "key-4711": 1}, {**SECRETS, "cost": -1}, {"attributes": {"key-4711": []}}):
+        bads: list[Any] = [{**SECRETS, "key-4711": 1}, {**SECRETS, "cost": -1}, {"attributes": {"key-4711": []}}]
+        for bad in bads:
             async with server.client.post("/v1/check", json=bad) as answer:
                 assert answer.status == 400
         headers = {"Authorization": "Bearer eyJhbGciOiJub25lIn0", "X-Forwarded-For": "203.0.113.77"}

@@ -78,7 +78,8 @@ async def test_facts_alone_are_accepted_and_settle_nothing() -> None:
     async with serving(POLICY) as server:
         facts = {"user": "u", "ip": "203.0.113.7", "status": 401, "event": "login_failed"}
         assert await post(server, "/v1/report", facts) == (202, {"settled": False})
-        for wrong in ({}, {"status": 200}, {"receipt": "r", "user": 1}, [], {"recipt": "r"}):
+        wrongs: list[Any] = [{}, {"status": 200}, {"receipt": "r", "user": 1}, [], {"recipt": "r"}]
+        for wrong in wrongs:
             assert (await post(server, "/v1/report", wrong))[0] == 400
 
 

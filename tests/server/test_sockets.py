@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from shield.server import sockets
 from shield.server.sockets import Address, StartError, TlsFiles, UsageError, listen
 
 
@@ -128,4 +127,3 @@ def test_tls_files_that_do_not_do_are_said(tmp_path: Path) -> None:
         TlsFiles(nonsense, nonsense).context()
     with pytest.raises(UsageError, match="cannot be read"):
         TlsFiles(tmp_path / "absent", nonsense).context()
-    assert sockets.BACKLOG >= 128

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shield.server import trace
+from shield.server import bounds
 from shield.server.trace import TraceWriter
 from tests.server.running import serving
 
@@ -41,7 +41,7 @@ def test_records_wait_in_a_bounded_buffer(tmp_path: Path) -> None:
     assert read(path) == [{"n": 0}]
     for n in range(1, 10_000):
         writer({"n": n, "text": "x" * 50})
-    assert len(writer._buffer) < trace.TRACE_BUFFER_BYTES
+    assert len(writer._buffer) < bounds.TRACE_BUFFER_BYTES
     writer.close()
     assert [record["n"] for record in read(path)] == list(range(10_000))
     assert writer.lost == 0

@@ -113,7 +113,7 @@ class Scripts:
         around = around_us if around_us is not None else now_us if now_us is not None else START_US
         keys, blob, leases = pack_check(sent, slack_ms=self.slack_ms, refused=refused, around_us=around)
         reply = self.client.evalsha(
-            CHECK.sha, len(keys), *keys, blob, b"" if now_us is None else b"%d" % now_us, *leases
+            CHECK.sha.decode(), len(keys), *keys, blob, b"" if now_us is None else b"%d" % now_us, *leases
         )
         assert all(type(number) is int for number in reply)
         parts = [tuple(reply[at : at + 5]) for at in range(2, len(reply), 5)]
@@ -129,13 +129,13 @@ class Scripts:
     ) -> tuple[int, int]:
         around = now_us if around_us is None else around_us
         keys, blob = pack_settle(self.forms, settlement, slack_ms=self.slack_ms, once=once, around_us=around)
-        reply = self.client.evalsha(SETTLE.sha, len(keys), *keys, blob, b"%d" % now_us)
+        reply = self.client.evalsha(SETTLE.sha.decode(), len(keys), *keys, blob, b"%d" % now_us)
         return reply[0], reply[1]
 
     def release(self, now_us: int, limit: Limit, key: str, *leases: str) -> int:
         name = self.key(limit, key)
         freed: int = self.client.evalsha(
-            RELEASE.sha,
+            RELEASE.sha.decode(),
             len(leases),
             *[name] * len(leases),
             b"%d" % now_us,

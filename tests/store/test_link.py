@@ -140,8 +140,15 @@ async def test_a_server_that_owes_for_too_long_is_given_up(fake: FakeServer) -> 
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\xfe\r\n", b"*abc\r\n", b"$-7\r\n", b"-\xff\xfe\r\n:x\r\n", b"*1\r\n$5\r\nab"],
-)  # fmt: skip
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x00\xff\xfe\r\n",
+        b"*abc\r\n",
+        b"$-7\r\n",
+        b"-\xff\xfe\r\n:x\r\n",
+        b"*1\r\n$5\r\nab",
+    ],
+)
 async def test_garbage_fails_everybody_and_ends_the_connection(fake: FakeServer, garbage: bytes) -> None:
     fake.behaviour = saying(garbage, times=1, hang_up=garbage.endswith(b"ab"))
     async with linked(fake.url, deadline_s=1.0) as link:

@@ -1,20 +1,17 @@
-"""The scripts, case by case: what is taken, what is written and for how long, and what they refuse to touch."""
+"""The scripts, case by case: what is admitted, what it costs, and what time does to it."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from dataclasses import replace
+from importlib import resources
 
 import pytest
-import redis.exceptions
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from shield.policy.model import Limit, Numbers
-from shield.store import Settlement
-from shield.store.lua import CHECK, RELEASE, SETTLE
-from tests.servers import Server, binaries, run_server
+from tests.servers import Server
 from tests.store.scripts import (
-    FULL,
     MISPLACED,
     REFUSED,
     SLACK_MS,
@@ -32,22 +29,6 @@ from tests.store.scripts import (
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
 MAX_COST = 2**53 - 1
-
-
-@pytest.fixture
-def both(server: Server) -> Iterator[Both]:
-    with server.client() as client:
-        yield Both(Scripts(client))
-
-
-@pytest.fixture
-def scripts(both: Both) -> Scripts:
-    return both.scripts
-
-
-def test_names_are_pinned() -> None:
-    """A script's name is its text. When one changes on purpose: are states of the old one still read right?"""
-    assert (CHECK.sha, SETTLE.sha, RELEASE.sha) == (b"?", b"?", b"?")
 
 
 # ---- all or nothing
@@ -111,8 +92,11 @@ def test_a_refusal_by_a_shadow_limits_neighbour_leaves_it_alone(both: Both) -> N
     assert both.check(START_US, [Ask(shadow, "k", 0)]).states[0][0] == 0
 
 
-@pytest.mark.parametrize("limit", [bucket(burst=3, count_denied=True), fixed(limit=3, count_denied=True), sliding(limit=3, count_denied=True)],
-                         ids=lambda limit: limit.algorithm)  # fmt: skip
+@pytest.mark.parametrize(
+    "limit",
+    [bucket(burst=3, count_denied=True), fixed(limit=3, count_denied=True), sliding(limit=3, count_denied=True)],
+    ids=lambda limit: limit.algorithm,
+)
 def test_counted_refusals_stop_at_empty(both: Both, limit: Limit) -> None:
     assert not both.check(START_US, [Ask(limit, "k", 2), Ask(fixed("none", 0), "k", 1)]).admitted
     assert both.check(START_US, [Ask(limit, "k", 0)]).statuses[0].remaining == 1
@@ -127,11 +111,48 @@ def test_counted_refusals_stop_at_empty(both: Both, limit: Limit) -> None:
 # ---- exact numbers
 
 
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    numbers=st.lists(
+        st.tuples(
+            st.one_of(st.integers(0, MAX_COST), st.sampled_from([2**52, MAX_COST, 2**50 - 1, 2**50])),
+            st.one_of(st.integers(0, 2**42), st.sampled_from([2**42, 2**42 - 1, 2**41 + 1, 1])),
+            st.one_of(st.integers(1, 2**42), st.sampled_from([2**42, 2**42 - 1, 3, 1, 7])),
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_products_are_divided_without_rounding(any_server: Server, numbers: list[tuple[int, int, int]]) -> None:
+    """muldivmod against Python's integers, over all it promises to be exact for."""
+    text = (resources.files("shield.store.lua") / "level.lua").read_text()
+    text += """
+        local out = {}
+        for i = 1, #ARGV, 3 do
+          local q, r = muldivmod(tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+          out[#out + 1], out[#out + 2] = format('%.0f', q), format('%.0f', r)
+        end
+        return out"""
+    with any_server.client() as client:
+        told = [int(part) for part in client.eval(text, 0, *[one for triple in numbers for one in triple])]
+    for (a, b, d), quotient, rest in zip(numbers, told[::2], told[1::2], strict=True):
+        assert rest == a * b % d
+        exact = a * b // d
+        assert quotient == exact if exact < 2**53 else quotient >= 2**53
+
+
 @pytest.mark.parametrize(
     ("c", "p", "burst"),
-    [(1, 30 * DAY_US, 1), (1, 30 * DAY_US, 10**9), (1, 1, 10**9), (1, 1, 1), (2_591_999_999_999, 2_592_000_000_000, 10**9),
-     (999_983, 2_591_999_999_999, 10**9), (1, 1_428_571, 7)],
-)  # fmt: skip
+    [
+        (1, 30 * DAY_US, 1),
+        (1, 30 * DAY_US, 10**9),
+        (1, 1, 10**9),
+        (1, 1, 1),
+        (2_591_999_999_999, 2_592_000_000_000, 10**9),
+        (999_983, 2_591_999_999_999, 10**9),
+        (1, 1_428_571, 7),
+    ],
+)
 def test_extreme_rates_agree_to_the_microsecond(both: Both, c: int, p: int, burst: int) -> None:
     """Refused one microsecond before retry_after, admitted at it; and what is left afterwards is exact."""
     limit = bucket(rate=(c, p), burst=burst)
@@ -348,240 +369,3 @@ def test_places_of_a_lowered_limit(both: Both) -> None:
     lowered = both.check(START_US + 1, [Ask(limit, "k", 1, Numbers(2))])
     assert not lowered.admitted
     assert lowered.states[0] == (5, START_US + 60 * SECOND_US)
-
-
-# ---- time to live
-
-
-def test_every_key_expires_and_none_too_early(server: Server) -> None:
-    """P5 and P15: the first write sets the time to live, rounded up, and never again without one."""
-    with server.client() as client:
-        scripts = Scripts(client, slack_ms=0)
-        slow = Numbers(3, 1, 10 * SECOND_US)
-        limits = {
-            bucket("b", rate=(1, 100_000), burst=100): 200,
-            bucket("p", rate=(1, 100_000), burst=100, plans={"free": slow}): 20_000,
-            fixed("f", window_us=10 * SECOND_US): 10_000 - START_US % (10 * SECOND_US) // 1000,
-            sliding("s", window_us=10 * SECOND_US): 20_000 - START_US % (10 * SECOND_US) // 1000,
-            places("c", ttl_us=7_000_500): 7_001,
-        }
-        for limit, expected_ms in limits.items():
-            for hit in (1, 2):
-                scripts.check(START_US, [Ask(limit, "k", 1)])
-                left_ms = client.pttl(scripts.key(limit, "k"))
-                due_ms = expected_ms * (hit if limit.algorithm == "token-bucket" else 2) // 2
-                assert due_ms - 2_000 < left_ms <= due_ms + 1, limit.name
-
-
-def test_a_part_of_a_millisecond_is_a_millisecond(server: Server) -> None:
-    with server.client() as client:
-        scripts = Scripts(client, slack_ms=0)
-        limit = bucket(rate=(1, 100_500), burst=1)
-        left_ms = []
-        for i in range(100):
-            scripts.check(START_US, [Ask(limit, f"k{i}", 1)])
-            left_ms.append(client.pttl(scripts.key(limit, f"k{i}")))
-        assert max(left_ms) == 101
-
-
-def test_an_emptied_bucket_may_be_forgotten_at_once(server: Server) -> None:
-    """A time to live of 0 would be an error of SET."""
-    with server.client() as client:
-        scripts = Scripts(client, slack_ms=0)
-        limit = bucket(rate=(1, SECOND_US), burst=10)
-        scripts.check(START_US, [Ask(limit, "k", 3)])
-        entry = scripts.entry(limit, "k", 3, 0)
-        assert scripts.settle(START_US, Settlement(b"r", START_US + 1, START_US, (entry,))) == (START_US, 1)
-
-
-def test_the_slack_is_added(scripts: Scripts) -> None:
-    limit = bucket(rate=(1, SECOND_US), burst=10)
-    scripts.check(START_US, [Ask(limit, "k", 10)])
-    assert SLACK_MS + 8_000 < scripts.client.pttl(scripts.key(limit, "k")) <= SLACK_MS + 10_001
-
-
-def test_the_slowest_bucket_lives_long_enough(scripts: Scripts) -> None:
-    """A billion units at one a month: 82 million years, still a time to live the server accepts."""
-    limit = bucket(rate=(1, 30 * DAY_US), burst=10**9)
-    assert scripts.check(START_US, [Ask(limit, "k", 10**9)]).status == TAKEN
-    assert scripts.client.pttl(scripts.key(limit, "k")) > 2**52
-
-
-def test_more_than_a_server_can_wait_is_cut_to_what_it_can(scripts: Scripts) -> None:
-    limit = bucket(rate=(1, 30 * DAY_US), burst=10**9)
-    scripts.client.set(scripts.key(limit, "k"), struct.pack("<Bdddd", 17, 2**32 - 1, 0, START_US, 30 * DAY_US))
-    entry = scripts.entry(limit, "k", 3, 0)
-    assert scripts.settle(START_US, Settlement(b"r", 2**52, START_US, (entry,)))[1] == 1
-    assert scripts.client.pttl(scripts.key(limit, "k")) > 2**52
-
-
-# ---- settling
-
-
-def test_a_refund_is_capped_by_what_has_drained(both: Both) -> None:
-    """The case of the contract: take 10 of burst 10, wait until full, take 10, refund 9 of the first: nothing
-    is left.
-    """
-    limit = bucket(rate=(1, 10_000), burst=10)
-    assert both.check(START_US, [Ask(limit, "k", 10)]).admitted
-    later_us = START_US + 100_000
-    assert both.check(later_us, [Ask(limit, "k", 10)]).admitted
-    assert both.settle(later_us, b"r", later_us + 1, START_US, [(limit, "k", 10, 1, None)])
-    assert not both.check(later_us, [Ask(limit, "k", 1)]).admitted
-
-
-def test_a_receipt_is_settled_once_and_not_when_expired(both: Both) -> None:
-    limit = fixed(limit=10)
-    outcome = both.check(START_US, [Ask(limit, "k", 10)])
-    charged = [(limit, "k", 10, 4, outcome.states[0][2])]
-    expires_us = START_US + 5 * SECOND_US
-    assert both.settle(START_US + 1, b"once", expires_us, START_US, charged)
-    assert not both.settle(START_US + 2, b"once", expires_us, START_US, charged)
-    assert not both.settle(expires_us, b"late", expires_us, START_US, charged)
-    assert both.check(START_US + 3, [Ask(limit, "k", 0)]).statuses[0].remaining == 6
-
-
-def test_the_mark_of_a_receipt_outlives_it(scripts: Scripts) -> None:
-    expires_us = START_US + 300 * SECOND_US
-    entry = scripts.entry(fixed(), "k", 2, 1, 0)
-    scripts.settle(START_US, Settlement(b"r" * 16, expires_us, START_US, (entry,)))
-    left_ms = scripts.client.pttl(scripts.forms.mark_key(b"r" * 16))
-    assert 298_000 + SLACK_MS < left_ms <= 300_000 + SLACK_MS
-
-
-def test_debt_ends_one_limit_below_empty(both: Both) -> None:
-    for limit in (bucket(burst=10), fixed(limit=10), sliding(limit=10)):
-        start_us = START_US - START_US % (60 * SECOND_US)
-        both.check(START_US, [Ask(limit, "k", 5)])
-        assert both.settle(START_US, limit.name.encode(), 2**52, START_US, [(limit, "k", 5, MAX_COST, start_us)])
-        assert both.check(START_US, [Ask(limit, "k", 0)]).states[0][0] == 20
-
-
-def test_debt_is_exact_and_never_forgiven(both: Both) -> None:
-    limit = bucket(burst=10, rate=(1, 3))
-    both.check(START_US, [Ask(limit, "k", 10)])
-    later_us = START_US + 1
-    for receipt, extra in enumerate((9, 1, 1, MAX_COST, 5)):
-        both.settle(later_us, b"d%d" % receipt, 2**52, START_US, [(limit, "k", 0, extra, None)])
-    assert both.check(later_us, [Ask(limit, "k", 0)]).states[0][:2] == (20, 0)
-    lowered = Numbers(4, 1, 3)
-    both.settle(later_us, b"low", 2**52, START_US, [(limit, "k", 0, 7, None, lowered)])
-    assert both.check(later_us, [Ask(limit, "k", 0)]).states[0][:2] == (20, 0)
-    for window in (fixed(limit=10), sliding(limit=10)):
-        both.settle(START_US, window.name.encode(), 2**52, START_US, [(window, "k", 0, 20, 0)])
-        both.settle(START_US, b"l" + window.name.encode(), 2**52, START_US, [(window, "k", 0, 7, 0, Numbers(4))])
-        assert both.check(START_US, [Ask(window, "k", 0)]).states[0][0] == 20
-
-
-@pytest.mark.parametrize("after_us", [-5, 0, 1, 2, 3, 4, 14, 15, 16, 100])
-def test_a_refund_to_the_tick(both: Both, after_us: int) -> None:
-    """Five units charged, four given back later: less what has drained since, and drained does not count backwards."""
-    limit = bucket(burst=100, rate=(1, 3))
-    both.check(START_US, [Ask(limit, "k", 50)])
-    both.check(START_US, [Ask(limit, "k", 5)])
-    both.settle(START_US + after_us, b"r", 2**52, START_US, [(limit, "k", 5, 1, None)])
-    both.check(START_US + after_us, [Ask(limit, "k", 0)])
-
-
-def test_a_settlement_that_finds_a_bucket_far_ahead_puts_it_right(both: Both) -> None:
-    limit = bucket(burst=10)
-    both.check(START_US + 400 * DAY_US, [Ask(limit, "k", 10)])
-    both.settle(START_US, b"r", 2**52, START_US - SECOND_US * 20, [(limit, "k", 5, 4, None)])
-    assert both.check(START_US + SECOND_US, [Ask(limit, "k", 1)]).admitted
-
-
-def test_a_window_is_given_back_only_its_own(both: Both) -> None:
-    limit = sliding(limit=10, window_us=60 * SECOND_US)
-    start_us = START_US - START_US % (60 * SECOND_US)
-    both.check(START_US, [Ask(limit, "k", 8)])
-    for windows, left in ((1, 1), (2, 0)):
-        later_us = start_us + windows * 60 * SECOND_US
-        both.check(later_us, [Ask(limit, "k", 1)])
-        charged = [(limit, "k", 8, 0, start_us)]
-        assert both.settle(later_us, b"w%d" % windows, 2**52, START_US, charged)
-        assert both.check(later_us, [Ask(limit, "k", 0)]).states[0][:2] == (1, 1 - left)
-
-
-def test_settling_across_a_calendar_boundary_asks_again(scripts: Scripts) -> None:
-    day = fixed("day", 5, DAY_US, align="day", timezone="UTC")
-    entry = scripts.entry(day, "k", 1, 5, START_US - START_US % DAY_US)
-    settlement = Settlement(b"r", 2**52, START_US, (entry,))
-    assert scripts.settle(START_US, settlement, around_us=START_US - 9 * DAY_US) == (START_US, MISPLACED)
-    assert scripts.settle(START_US, settlement) == (START_US, 1), "asking in vain did not use the receipt up"
-
-
-# ---- what was not written by these scripts
-
-GARBAGE = [
-    b"",
-    b"7",
-    b"x" * 33,
-    b"\x11" + b"\xff" * 32,
-    struct.pack("<Bdddd", 18, 1, 0, START_US, 1_000_000),
-    struct.pack("<Bdddd", 17, -1, 0, START_US, 1_000_000),
-    struct.pack("<Bdddd", 17, 0.5, 0, START_US, 1_000_000),
-    struct.pack("<Bdddd", 17, 1, 1_000_000, START_US, 1_000_000),
-    struct.pack("<Bdddd", 17, 1, 0, float("nan"), 1_000_000),
-    struct.pack("<Bdddd", 17, 1, 0, START_US, 0),
-    struct.pack("<Bdddd", 17, 1, 0, START_US, float("inf")),
-    struct.pack("<Bdddd", 17, 2.0**32, 0, START_US, 1_000_000),
-]
-
-
-@pytest.mark.parametrize("stored", GARBAGE)
-def test_a_foreign_value_is_an_error_and_stays(scripts: Scripts, stored: bytes) -> None:
-    limit, other = bucket("mine"), bucket("other")
-    key = scripts.key(limit, "k")
-    scripts.client.set(key, stored)
-    with pytest.raises(redis.exceptions.ResponseError, match="was not written by this version"):
-        scripts.check(START_US, [Ask(other, "k", 1), Ask(limit, "k", 1)])
-    with pytest.raises(redis.exceptions.ResponseError, match="was not written by this version"):
-        scripts.settle(START_US, Settlement(b"r", 2**52, START_US, (scripts.entry(limit, "k", 2, 1),)))
-    assert scripts.client.get(key) == stored
-    assert scripts.client.exists(scripts.key(other, "k"), scripts.forms.mark_key(b"r")) == 0
-
-
-def test_a_key_of_another_type_is_an_error_and_stays(scripts: Scripts) -> None:
-    for limit in (bucket("mine"), fixed("mine"), sliding("mine")):
-        scripts.client.delete(scripts.key(limit, "k"))
-        scripts.client.rpush(scripts.key(limit, "k"), "a list")
-        with pytest.raises(redis.exceptions.ResponseError, match="was not written by this version"):
-            scripts.check(START_US, [Ask(bucket("other"), "k", 1), Ask(limit, "k", 1)])
-        with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
-            scripts.settle(START_US, Settlement(b"r", 2**52, START_US, (scripts.entry(limit, "k", 2, 1),)))
-        assert scripts.client.type(scripts.key(limit, "k")) == b"list"
-    limit = places("mine2")
-    scripts.client.set(scripts.key(limit, "k"), "text")
-    with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
-        scripts.check(START_US, [Ask(bucket("other"), "k", 1), Ask(limit, "k", 1)])
-    assert scripts.client.exists(scripts.key(bucket("other"), "k")) == 0
-
-
-def test_numbers_that_do_not_match_the_keys_are_refused(scripts: Scripts) -> None:
-    for script, arguments in ((CHECK, (b"x" * 79, b"")), (SETTLE, (b"\0" * 33, b""))):
-        with pytest.raises(redis.exceptions.ResponseError, match="do not match"):
-            scripts.client.evalsha(script.sha, 1, b"key", *arguments)
-
-
-# ---- a server without memory
-
-
-@pytest.mark.parametrize("kind", sorted(binaries()))
-def test_out_of_memory_takes_nothing(kind: str) -> None:
-    """Redis refuses the first write of a script or none: whatever is taken, all of it is."""
-    with run_server(kind, binaries()[kind], args=["--maxmemory-policy", "noeviction"]) as server:
-        scripts = Scripts(server.client())
-        known, other = bucket("known"), bucket("other")
-        assert scripts.check(START_US, [Ask(known, "k", 1)]).status == TAKEN
-        scripts.client.config_set("maxmemory", 1)
-        asks = [Ask(known, "k", 1), Ask(other, "k", 0), Ask(places(), "k", 1)]
-        answer = scripts.check(START_US, asks)
-        assert (answer.status, answer.verdicts) == (FULL, (2, 0, 2))
-        assert [state[0] for state in answer.states] == [1, 0, 0]
-        counted = fixed(limit=1, count_denied=True)
-        assert scripts.check(START_US, [Ask(counted, "k", 2), Ask(known, "k", 1)]).status == REFUSED
-        with pytest.raises(redis.exceptions.ResponseError, match="OOM command not allowed|used memory > 'maxmemory'"):
-            scripts.settle(START_US, Settlement(b"r", 2**52, START_US, (scripts.entry(known, "k", 1, 0),)))
-        scripts.client.config_set("maxmemory", 0)
-        assert scripts.client.keys("*") == [scripts.key(known, "k")]
-        assert scripts.check(START_US, asks).states == ((2, 0, START_US), (0, 0, START_US), (1, 0))

@@ -165,7 +165,7 @@ class Life:
         self.both.settle(self.now_us, b"r%015d" % self.receipts, expires_us, charged_us, settled)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(data=st.data())
 def test_scripts_agree_with_exact_fractions(server: Server, data: st.DataObject) -> None:
     """Whatever is asked at whatever instants, under whatever numbers: state and verdict are the oracle's,

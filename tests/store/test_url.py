@@ -29,7 +29,7 @@ from shield.store.url import MAX_URL_CHARS
         ("rediss://h?ssl_check_hostname=false&ssl_ca_certs=/ca.pem", SSLConnection, "h:6379 db 0", {}),
     ],
 )  # fmt: skip
-def test_where_a_server_is(url: str, kind: type, where: str, found: dict[str, Any]) -> None:
+def test_where_a_server_is(url: str, kind: Any, where: str, found: dict[str, Any]) -> None:
     target = parse_redis_url(url)
     connection: Any = target.make()
     assert type(connection) is kind

@@ -21,7 +21,7 @@ PATIENCE_S = 10.0
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the loop run until something has happened, which it does within milliseconds or never."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in production code, which has no event for it
             await asyncio.sleep(0.001)
 
 

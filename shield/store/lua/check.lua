@@ -16,10 +16,10 @@
 --          nothing taken; 3 (alone) the boundaries of a calendar do not hold now: nothing taken, ask again with others
 -- verdict  0 fits, 1 does not fit, 2 fits but could not be stored
 --
--- A shadow charge that does not fit refuses nothing and is not taken. A refusal writes nothing, but for the penalties of
--- count_denied and for a state further ahead of the clock than its numbers explain, which could otherwise never recover.
--- Everything is read and validated before the first write, and no write after the first can fail.
--- Number budget: see level.lua.
+-- A shadow charge that does not fit refuses nothing and is not taken. A refusal writes nothing, but for the penalties
+-- of count_denied and for a state further ahead of the clock than its numbers explain, which could otherwise never
+-- recover. Everything is read and validated before the first write, and no write after the first can fail. Number
+-- budget: see level.lua.
 
 local blob, count, leases = ARGV[1], #KEYS, 2
 if #blob ~= 16 + 64 * count then

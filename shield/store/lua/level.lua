@@ -1,11 +1,12 @@
 -- level.lua: the algorithms over one stored state. Prepended to check.lua, settle.lua and release.lua, so that each is
--- written once; it runs nothing by itself.
+-- written once; it does nothing by itself and has no KEYS, ARGV or return of its own.
 --
 -- A state is one string key, packed by struct, little-endian, a tag byte first (kind and version of the layout):
 --   token bucket  "<Bdddd"  17, units, ticks, at_us, p    level = units + ticks / p, counted at at_us
 --   window        "<Bddd"   33, cur, prev, start_us       prev is 0 in a fixed window
--- It holds what was used and when, never a limit or a rate: those are applied when it is touched. p says what a tick was.
--- Leases of a concurrency limit are a sorted set: member "lease_id:n", score the instant (us) it expires at.
+-- It holds what was used and when, never a limit or a rate: those are applied when it is touched. p says what a tick
+-- was. Leases of a concurrency limit are a sorted set: member "lease_id:n", score the instant (us) from which the
+-- place is free again. Places that have run out are not counted; they are removed when others are taken or released.
 --
 -- A charge arrives as eight doubles: kind, flags, cost, limit, a, b, c, d, where a to d are
 --   1 token bucket  a = c: units drained per p us; b = p; c = us until a full bucket has drained, rounded up;
@@ -14,9 +15,9 @@
 --   4 calendar window           a to d = four consecutive boundaries (us) around the caller's clock
 --   5 concurrency               a = ttl of a lease in us
 --
--- Number budget: Lua has doubles, exact up to 2^53. Instants < 2^52 us; c <= p < 2^42; windows < 2^42 us; limit <= 1e9,
--- so units < 2^32; cost < 2^53. A product that could pass 2^53 goes through muldivmod. Numbers become text by %.0f only:
--- `..` and tostring keep 14 digits. Integers below 2^53 are exact as integer replies.
+-- Number budget: Lua has doubles, exact up to 2^53. Instants < 2^52 us; c <= p < 2^42; windows < 2^42 us; limit <=
+-- 1e9, so units < 2^32; cost < 2^53. A product that could pass 2^53 goes through muldivmod. Numbers become text by
+-- %.0f only: `..` and tostring keep 14 digits. Integers below 2^53 are exact as integer replies.
 --
 -- Time to live: until a fresh state would answer the same under any numbers of the limit, rounded up to whole ms and
 -- never 0, plus the caller's slack. The slack is for what the arguments cannot know: another node may still hold, or a
@@ -33,8 +34,8 @@ local function server_now()
   return time[1] * 1000000 + time[2]
 end
 
--- floor(a * b / d) and what is left over, exact, for integers a < 2^53, b <= 2^42, 0 < d <= 2^42. Lua's x % d is
--- x - floor(x / d) * d, and exact below 2^53: a quotient just under a whole number is further from it than half a step of
+-- floor(a * b / d) and what is left over, exact, for integers a < 2^53, b <= 2^42, 0 < d <= 2^42. Lua's x % d is x -
+-- floor(x / d) * d, and exact below 2^53: a quotient just under a whole number is further from it than half a step of
 -- the double. A quotient past 2^53 comes out rounded, which no caller can tell from the truth.
 local function muldivmod(a, b, d)
   local product = a * b
@@ -91,8 +92,9 @@ local function touch_bucket(s, now)
   end
   if s.at > now then
     if s.at - now > s.c then
-      -- Further ahead than any use of this bucket explains: count it as all used, and refill from here.
-      s.units, s.ticks, s.at, s.rebased = s.limit, 0, now, true
+      -- Further ahead than any use of this bucket explains: count it as all used, and refill from here. Debt stays.
+      if s.units < s.limit then s.units, s.ticks = s.limit, 0 end
+      s.at, s.rebased = now, true
     end
     return
   end
@@ -129,7 +131,7 @@ local function touch_window(s, now)
     s.cur, s.prev, s.start = 0, 0, start
   elseif s.start > start then
     if s.start - start > length then
-      s.cur, s.prev, s.start, s.rebased = s.limit, 0, start, true
+      s.cur, s.prev, s.start, s.rebased = math.max(s.cur, s.limit), 0, start, true
     end
   elseif s.start < start then
     local follows = s.kind == SLIDING and start - s.start == length
@@ -170,8 +172,8 @@ local function remaining(s, now)
   return s.limit - s.cur - fading(s, now)
 end
 
--- Writes a state (or takes `leases` places) with its time to live. Returns nil, or the error: only a script's first
--- write can be refused (out of memory), Redis lets a script that has written run to its end.
+-- Writes a state with its time to live. Returns nil, or the error: only a script's first write can be refused, for want
+-- of memory; Redis lets a script that has written run to its end.
 local function write_state(s, now, slack_ms)
   local value, us
   if s.kind == BUCKET then
@@ -191,5 +193,6 @@ local function write_state(s, now, slack_ms)
 end
 
 local function bad_value(s)
-  return redis.error_reply('SHIELD the value at ' .. s.key .. ' was not written by this version of Shield; it was left alone')
+  local what = ' was not written by this version of Shield; it was left alone'
+  return redis.error_reply('SHIELD the value at ' .. s.key .. what)
 end

@@ -13,9 +13,9 @@
 -- Returns integers: now_us, status. 1 settled; 0 settled before; 2 the receipt has expired; 3 the boundaries of a
 -- calendar do not hold now: nothing done, ask again with others.
 --
--- A refund of r units charged at t0 gives a token bucket at most r less what has drained since t0, and a window only the
--- units of the window that was charged: anything more would mint. An extra charge is debt, at most one limit below empty.
--- Number budget: see level.lua.
+-- A refund of r units charged at t0 gives a token bucket at most r less what has drained since t0, and a window only
+-- the units of the window that was charged: anything more would mint. An extra charge is debt, at most one limit
+-- below empty. Number budget: see level.lua.
 
 local blob, keys = ARGV[1], #KEYS
 local slack_ms, once, charged, expires, position = struct.unpack('<dddd', blob)
@@ -26,8 +26,11 @@ if #blob ~= 32 + 80 * (keys - first + 1) then
 end
 if once == 1 and now >= expires then return {now, 2} end
 
+-- Elapsed time is the bucket's own, which never runs backwards: after a step of the clock, drain that the bucket has
+-- seen counts although now does not know of it. One counted before the charge was rebased since, and owes nothing.
 local function refund_bucket(s, units)
-  local drained, ticks = muldivmod(now > charged and now - charged or 0, s.a, s.b)
+  if s.at < charged then return end
+  local drained, ticks = muldivmod(s.at - charged, s.a, s.b)
   -- back = units - (drained + ticks / p), in whole units and ticks
   local back = units - drained
   if ticks > 0 then
@@ -69,7 +72,8 @@ local states = {}
 for i = first, keys do
   local kind, _, limit, a, b, c, d, delta, charged_start
   kind, _, _, limit, a, b, c, d, delta, charged_start, position = struct.unpack('<dddddddddd', blob, position)
-  local s = {key = KEYS[i], kind = kind, limit = limit, a = a, b = b, c = c, d = d, delta = delta, charged_start = charged_start}
+  local s = {key = KEYS[i], kind = kind, limit = limit, a = a, b = b, c = c, d = d}
+  s.delta, s.charged_start = delta, charged_start
   -- GET, unlike MGET, is an error for a key of another type, which is what is wanted here.
   local raw = redis.call('GET', s.key)
   if raw and not read_state(s, raw) then return bad_value(s) end
