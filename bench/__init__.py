@@ -1,1 +1,1 @@
-"""Benchmarks: each answers one question of a capacity planner. `python -m bench` runs them; the table is in README.md."""
+"""Benchmarks: each answers one question of a capacity planner. `python -m bench` runs them; README.md has the table."""

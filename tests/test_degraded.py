@@ -1,4 +1,4 @@
-"""While the store's truth is not known: each limit as its `when_store_fails` says, for every operation that can fail."""
+"""While the store's truth is not known: each limit as `when_store_fails` says, for every operation that can fail."""
 
 from __future__ import annotations
 

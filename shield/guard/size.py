@@ -21,9 +21,7 @@ CONTENT_TYPE = "content_type"
 _MAX_SHOWN = 64
 
 
-def check_size(
-    guard: SizeGuard, request_bytes: int | None, content_type: str | None
-) -> tuple[str, str] | None:
+def check_size(guard: SizeGuard, request_bytes: int | None, content_type: str | None) -> tuple[str, str] | None:
     """(reason, detail) of a refusal, or None. `detail` is one sentence that names the request's field.
 
     `content_type` is the field's value as sent, parameters included; None and "" are absent.
@@ -52,12 +50,7 @@ def _listed(content_type: str, allowed: tuple[str, ...]) -> bool:
         return not essence.endswith("/*")
     major, slash, minor = essence.partition("/")
     # The remainder has to be one plain subtype: "application/json, text/html" is two types sent as one.
-    return (
-        bool(slash and minor)
-        and minor.isascii()
-        and not _STOPS.intersection(minor)
-        and f"{major}/*" in allowed
-    )
+    return bool(slash and minor) and minor.isascii() and not _STOPS.intersection(minor) and f"{major}/*" in allowed
 
 
 _STOPS = frozenset('/,; \t"*')

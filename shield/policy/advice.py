@@ -16,8 +16,7 @@ def warnings(policy: Policy) -> tuple[str, ...]:
         found += _limit(limit)
     if any(network.endswith("/0") for network in policy.identity.trusted_proxies):
         found.append(
-            "identity.trusted_proxies trusts every address: any client can choose its own address in "
-            "X-Forwarded-For"
+            "identity.trusted_proxies trusts every address: any client can choose its own address in X-Forwarded-For"
         )
     if policy.size is not None and policy.size.max_body_bytes is None and not policy.size.content_types:
         found.append("guard.size checks nothing: it has neither max_body_bytes nor content_types")

@@ -25,9 +25,7 @@ MAX_DOTS = 16
 
 _SUFFIXES = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 # tomllib takes quadratic time and memory for one key of many dotted parts.
-_DOTTED = re.compile(
-    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DOTS}}}(?:[\w"'-])"""
-)
+_DOTTED = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MAX_DOTS}}}(?:[\w"'-])""")
 
 
 def load(path: str | PathLike[str]) -> Policy:
@@ -108,8 +106,7 @@ def _yaml(text: str) -> object:
         from shield.policy import yaml_reader
     except ImportError:
         raise ValueError(
-            "PyYAML is not installed; install it with: pip install 'shield-limiter[yaml]', or write TOML or "
-            "JSON"
+            "PyYAML is not installed; install it with: pip install 'shield-limiter[yaml]', or write TOML or JSON"
         ) from None
     return yaml_reader.read(text, MAX_DEPTH)
 

@@ -46,9 +46,7 @@ class Limit:
     key: tuple[str, ...]  # request fields, or "attributes.NAME"
     algorithm: str  # one of ALGORITHMS
     numbers: Numbers
-    plans: Mapping[str, Numbers] = field(
-        default_factory=_frozen, hash=False
-    )  # complete numbers, already merged
+    plans: Mapping[str, Numbers] = field(default_factory=_frozen, hash=False)  # complete numbers, already merged
     window_us: int | None = None  # windows but the calendar month; a calendar day says 86_400_000_000
     align: str | None = None  # None, "day" or "month"
     timezone: str | None = None  # IANA name, only when aligned

@@ -99,13 +99,7 @@ def _toml(value: Any) -> str:
 
 def _prose(text: str) -> str:
     """Text whose angle and curly brackets Markdown leaves alone."""
-    return (
-        text.replace("<", "&lt;")
-        .replace("[", "\\[")
-        .replace("]", "\\]")
-        .replace("*", "\\*")
-        .replace("_", "\\_")
-    )
+    return text.replace("<", "&lt;").replace("[", "\\[").replace("]", "\\]").replace("*", "\\*").replace("_", "\\_")
 
 
 def _later() -> Iterator[str]:

@@ -154,9 +154,7 @@ def network() -> Scalar:
             raise Wrong("write an IPv4 network as such, and no zone")
         return str(parsed)
 
-    return Scalar(
-        "network", 'an address or network such as "10.0.0.0/8", "2001:db8::/32" or "192.0.2.7"', parse
-    )
+    return Scalar("network", 'an address or network such as "10.0.0.0/8", "2001:db8::/32" or "192.0.2.7"', parse)
 
 
 def _why_no_network(value: str) -> str:

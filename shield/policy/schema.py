@@ -79,9 +79,7 @@ def _cost() -> Scalar:
             raise Wrong
         return value
 
-    return Scalar(
-        "whole number or text", f'a whole number from 0 to {MAX_COST:,}, "request" or "bytes"', parse
-    )
+    return Scalar("whole number or text", f'a whole number from 0 to {MAX_COST:,}, "request" or "bytes"', parse)
 
 
 def _media_type() -> Scalar:
@@ -120,8 +118,7 @@ MATCH = Table(
 
 PLAN = Table(
     "limit.plans.NAME",
-    "Numbers for requests of one plan; what is left out is as in the limit itself. Other plans get the "
-    "limit's own.",
+    "Numbers for requests of one plan; what is left out is as in the limit itself. Other plans get the limit's own.",
     (
         Key(
             "rate",
@@ -214,8 +211,7 @@ LIMIT = Table(
         Key(
             "when_store_fails",
             scalars.choice("local", "allow", "deny"),
-            "The store does not answer: count in this process, allow, or refuse. The first two are degraded "
-            "decisions.",
+            "The store does not answer: count in this process, allow, or refuse. The first two are degraded decisions.",
             default="local",
         ),
         Key(
@@ -234,8 +230,7 @@ LIMIT = Table(
         Key(
             "mode",
             scalars.choice("enforce", "shadow"),
-            '"shadow" decides and reports but never refuses, and is charged only when the request is '
-            "admitted.",
+            '"shadow" decides and reports but never refuses, and is charged only when the request is admitted.',
             default="enforce",
         ),
         Key(
@@ -330,9 +325,7 @@ POLICY = Table(
             scalars.text("text", "printable text of 1 to 128 characters", r".+", 128),
             "Who answers for it; shown in metrics, decisions and the audit line of a reload.",
         ),
-        Key(
-            "settle_within", scalars.duration("1s", "24h"), "How long a receipt can be settled.", default="5m"
-        ),
+        Key("settle_within", scalars.duration("1s", "24h"), "How long a receipt can be settled.", default="5m"),
         Key("identity", IDENTITY, "See [identity].", default_doc="its defaults"),
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
         Key("guard", GUARD, "See [guard.size].", default_doc="no guards"),

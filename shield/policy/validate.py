@@ -151,12 +151,7 @@ def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
     plans = _plans(values, algorithm, numbers, path, report)
     _conduct(values, algorithm, path, report)
     match = values["match"] if values["match"] is not None else {"method": None, "path": None}
-    if (
-        numbers is None
-        or plans is None
-        or match is REFUSED
-        or any(item is REFUSED for item in values.values())
-    ):
+    if numbers is None or plans is None or match is REFUSED or any(item is REFUSED for item in values.values()):
         return None
     rate: Rate | None = values["rate"]
     default_full = "deny" if algorithm == CONCURRENCY else "share"
@@ -181,9 +176,7 @@ def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
     )
 
 
-def _only(
-    keys: tuple[Key, ...], values: Mapping[str, Any], algorithm: str, path: str, report: Report
-) -> None:
+def _only(keys: tuple[Key, ...], values: Mapping[str, Any], algorithm: str, path: str, report: Report) -> None:
     """Keys that this algorithm does not know."""
     for key in keys:
         value = values[key.name]
@@ -272,8 +265,7 @@ def _plan_numbers(
         report.wrong(
             f"{path}.rate",
             str(rate),
-            f"a rate with the limit's own period, as in {str(base_rate)!r}, because the window is the "
-            "limit's identity",
+            f"a rate with the limit's own period, as in {str(base_rate)!r}, because the window is the limit's identity",
         )
         return None
     return _from_rate(rate, burst, algorithm, path, report)
@@ -286,6 +278,4 @@ def _conduct(values: Mapping[str, Any], algorithm: str, path: str, report: Repor
     if values["cost"] == "bytes":
         report.wrong(f"{path}.cost", "bytes", 'a whole number or "request" for a concurrency limit')
     if values["when_full"] in ("share", "allow"):
-        report.wrong(
-            f"{path}.when_full", values["when_full"], '"deny": a concurrency limit always denies when full'
-        )
+        report.wrong(f"{path}.when_full", values["when_full"], '"deny": a concurrency limit always denies when full')

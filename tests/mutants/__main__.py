@@ -7,8 +7,8 @@ Each `NAME.patch` in this folder breaks one law. Its first lines say how the tes
     ...the patch
 
 A patch is applied to a copy of the tree; the compiled modules are built again where it touches ext/. The named tests
-must then fail by an assertion of theirs: a mutant that survives, or that breaks the build or the collection, fails the run.
-Before any of it the same tests must pass on the unbroken copy.
+must then fail by an assertion of theirs: a mutant that survives, or that breaks the build or the collection, fails the
+run. Before any of it the same tests must pass on the unbroken copy.
 """
 
 from __future__ import annotations

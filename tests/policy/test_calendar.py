@@ -155,16 +155,12 @@ def test_laws(at_us: int, align: str, name: str) -> None:
     # three days.
     where = ZoneInfo(name)
     label = local_label(start_us, where, align)
-    assert all(
-        local_label(start_us - back, where, align) != label for back in (1, HOUR, DAY, 2 * DAY, 3 * DAY)
-    )
+    assert all(local_label(start_us - back, where, align) != label for back in (1, HOUR, DAY, 2 * DAY, 3 * DAY))
     if align == "day":
         assert 19 * HOUR < end_us - start_us < 28 * HOUR
 
 
-@given(
-    instants, st.sampled_from(["day", "month"]), st.sampled_from(ZONES), st.integers(0, 3), st.integers(0, 3)
-)
+@given(instants, st.sampled_from(["day", "month"]), st.sampled_from(ZONES), st.integers(0, 3), st.integers(0, 3))
 def test_boundaries_are_consecutive(at_us: int, align: str, name: str, before: int, after: int) -> None:
     found = boundaries(at_us, align, name, before, after)
     assert len(found) == before + 1 + after
@@ -188,9 +184,7 @@ def test_a_clock_that_goes_back_and_forth_gets_the_same_answers() -> None:
     assert [window_of(at, "day", "UTC") for at in (first, second, first)] == [one, other, one]
 
 
-@pytest.mark.parametrize(
-    "name", ["UTC", "Europe/Oslo", "Etc/GMT+5", "America/Argentina/Buenos_Aires", "EST5EDT"]
-)
+@pytest.mark.parametrize("name", ["UTC", "Europe/Oslo", "Etc/GMT+5", "America/Argentina/Buenos_Aires", "EST5EDT"])
 def test_zones(name: str) -> None:
     assert zone(name) is zone(name)
 

@@ -122,9 +122,7 @@ conditioned = st.builds(
 asked = st.tuples(
     st.sampled_from(["GET", "post", "PUT", "BREW", None]),
     st.none()
-    | st.lists(st.sampled_from(["a", "b", "c", "d", "", "..", "%61"]), max_size=6).map(
-        lambda s: "/" + "/".join(s)
-    ),
+    | st.lists(st.sampled_from(["a", "b", "c", "d", "", "..", "%61"]), max_size=6).map(lambda s: "/" + "/".join(s)),
 )
 
 

@@ -93,9 +93,7 @@ def test_normalise(path: str, normal: str) -> None:
 def test_a_long_path_is_refused_and_never_cut() -> None:
     assert normalise("/" + "a" * (MAX_PATH - 1))
     assert normalise("/a?" + "x" * MAX_PATH) == "/a"
-    with pytest.raises(
-        ValueError, match=f"path: found {MAX_PATH + 1} characters; allowed: at most {MAX_PATH}"
-    ):
+    with pytest.raises(ValueError, match=f"path: found {MAX_PATH + 1} characters; allowed: at most {MAX_PATH}"):
         normalise("/" + "a" * MAX_PATH)
     with pytest.raises(ValueError, match="path"):
         normalise("/./" * MAX_PATH + "orders")

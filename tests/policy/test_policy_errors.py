@@ -100,9 +100,7 @@ def test_everything_in_one_run() -> None:
     assert "limit[0] has it already" in found["limit[2].name"]
 
 
-@pytest.mark.parametrize(
-    "key", ["detector", "identity.jwt", "guard.graphql", "guard.replay", "guard.idempotency"]
-)
+@pytest.mark.parametrize("key", ["detector", "identity.jwt", "guard.graphql", "guard.replay", "guard.idempotency"])
 def test_later_features_are_refused_as_such(key: str) -> None:
     for value in ("{}", "[]", "1"):
         assert "this version of Shield does not have it yet" in issues(f"{key} = {value}")[key]
@@ -499,15 +497,11 @@ odd_values = st.one_of(
     st.integers(10**30, 10**40),
     st.floats(),
     st.text(max_size=12),
-    st.sampled_from(
-        ["5/s", "1/month", "deny", "ip", "/a/{b}", "60s", "concurrency", "day", "UTC", "graphql"]
-    ),
+    st.sampled_from(["5/s", "1/month", "deny", "ip", "/a/{b}", "60s", "concurrency", "day", "UTC", "graphql"]),
     st.just([]),
     st.just({}),
     st.lists(st.sampled_from(["ip", "user", "/a", "GET", 5, None]), max_size=3),
-    st.dictionaries(
-        st.sampled_from(["rate", "burst", "limit", "name", "a", ""]), st.integers(-1, 3), max_size=3
-    ),
+    st.dictionaries(st.sampled_from(["rate", "burst", "limit", "name", "a", ""]), st.integers(-1, 3), max_size=3),
 )
 
 

@@ -75,9 +75,7 @@ def test_example() -> None:
         name="orders-api",
         owner="payments-platform",
         settle_within_us=300_000_000,
-        identity=Identity(
-            ("10.0.0.0/8",), 64, True, {"tenant": "X-Tenant", "attributes.country": "X-Country"}
-        ),
+        identity=Identity(("10.0.0.0/8",), 64, True, {"tenant": "X-Tenant", "attributes.country": "X-Country"}),
         limits=(
             Limit(
                 name="user-burst",
@@ -314,9 +312,7 @@ def test_fingerprint() -> None:
         EXAMPLE.replace("burst = 20 }", "burst = 21 }"),
         EXAMPLE.replace("application/json", "text/plain"),
     ]
-    assert len({policy.fingerprint, *(Policy.parse(text).fingerprint for text in changed)}) == 1 + len(
-        changed
-    )
+    assert len({policy.fingerprint, *(Policy.parse(text).fingerprint for text in changed)}) == 1 + len(changed)
     # Pinned: a fingerprint in yesterday's log means the same policy today.
     assert Policy().fingerprint == "95f3673e0228"
 

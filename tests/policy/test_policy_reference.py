@@ -20,9 +20,7 @@ def test_committed_file_is_what_the_generator_gives() -> None:
 
 
 def test_module_prints_it() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "shield.policy.reference"], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-m", "shield.policy.reference"], capture_output=True, text=True, check=True)
     assert run.stdout == render()
 
 
@@ -53,12 +51,7 @@ def test_every_key_is_in_it_with_type_default_bound_and_meaning() -> None:
             assert f"| `{key.name}` | {key.kind.type_name} |" in text
             assert key.doc
             assert key.kind.allowed
-            assert (
-                key.required
-                or key.default is not None
-                or key.default_doc
-                or key.name in ("rate", "limit", "owner")
-            )
+            assert key.required or key.default is not None or key.default_doc or key.name in ("rate", "limit", "owner")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) == sum(len(table.keys) for table in tables if table is not schema.GUARD)
     assert all(line.count("|") - line.count("\\|") == 6 for line in rows)

@@ -12,9 +12,6 @@ from tests.servers import Server, binaries, run_server
 from tests.store.wire import fake_server, saying, until
 from tests.store.world import World, world
 
-DAY_US = 86_400_000_000
-
-
 # ---- a server that answers nonsense
 
 

@@ -13,7 +13,7 @@ from shield.errors import ReceiptError, StoreProtocolError
 from shield.store import Lease, RemoteStore, Settlement, Store, open_store
 from shield.store.redis import RedisStore
 from tests.servers import Server
-from tests.store.wire import healthy, proxy_to, until
+from tests.store.wire import proxy_to, until
 from tests.store.world import POLICY, START_US, World, world
 
 DAY_US = 86_400_000_000
@@ -206,7 +206,3 @@ async def test_a_facade_over_redis_degrades_and_recovers(any_server: Server) -> 
             proxy.requests.set()
             await until(lambda: shield.ready)
             assert not (await shield.check(Request(user="u"))).degraded
-
-
-def test_a_healthy_fake_says_what_a_server_says() -> None:
-    assert healthy([b"PING"]) == b"+OK\r\n"

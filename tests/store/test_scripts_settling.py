@@ -23,9 +23,6 @@ DAY_US = 86_400 * SECOND_US
 MAX_COST = 2**53 - 1
 
 
-# ---- settling
-
-
 def test_a_refund_is_capped_by_what_has_drained(both: Both) -> None:
     """The case of the contract: take 10 of burst 10, wait until full, take 10, refund 9 of the first: nothing
     is left.

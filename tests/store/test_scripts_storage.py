@@ -27,7 +27,6 @@ from tests.store.scripts import (
 
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
-MAX_COST = 2**53 - 1
 
 
 def test_names_are_pinned() -> None:
