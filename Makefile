@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest shield.core --ignore-missing-stub --allowlist tests/stubtest-allowlist.txt
+	$(BIN)/python -m mypy.stubtest shield.core --allowlist tests/stubtest-allowlist.txt
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench $(ARGS)

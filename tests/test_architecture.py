@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,12 @@ def test_the_library_does_not_import_the_edges():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_missing_binaries_say_how_to_build_them(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "shield", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = subprocess.run([sys.executable, "-c", "import shield"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: Shield's compiled modules are missing")
+    assert "python setup.py build_ext --inplace" in last
