@@ -41,7 +41,9 @@ cdef class Charges:
     cdef readonly bint degraded
     cdef readonly bint settleable     # some cost is the request's own: what it really was may be reported later
     cdef readonly bint has_leases
-    cdef list lease_ids               # per charge, where there are leases
+    cdef readonly object plan         # as stated, checked; None where it is absent
+    cdef readonly object request_id
+    cdef list lease_ids               # per charge: an id where it may take a place, None elsewhere
 
     def __cinit__(self):
         self.items = self.inline_items
@@ -90,9 +92,13 @@ cdef class Charges:
         return self.reason is not None
 
     cdef list ids(self):
-        """A lease id per charge, made when first asked for."""
+        """The ids under which places would be held, 16 hex digits each. Made at once, before a step reads anything: asking
+        the system for randomness lets other threads run."""
+        cdef int i
+        cdef str digits
         if self.lease_ids is None:
-            self.lease_ids = [os.urandom(8).hex() for _ in range(self.n)]
+            digits = os.urandom(8 * self.n).hex()
+            self.lease_ids = [digits[16 * i : 16 * i + 16] for i in range(self.n)]
         return self.lease_ids
 
     def lease_id(self, int i):
@@ -119,8 +125,9 @@ cdef class Charges:
         limit = self.policy.limits[charge.limit]
         if charge.numbers == self.policy.items[charge.limit].numbers:
             return limit.numbers
-        return limit.plans[self.request.plan]
+        return limit.plans[self.plan]
 
+    @cython.boundscheck(True)
     def resolve(self, now_us, outcomes):
         """What a remote store did, at its instant: one tuple per charge, the state after the step.
 
@@ -136,7 +143,9 @@ cdef class Charges:
         for i in range(self.n):
             charge = &self.items[i]
             n = &self.policy.registry.items[charge.numbers]
-            outcome = outcomes[i]
+            outcome = tuple(outcomes[i])
+            if len(outcome) < (4 if n.algorithm in (TOKEN_BUCKET, CONCURRENCY) else 5):
+                raise ValueError(f"outcome {i} has {len(outcome)} parts")
             charge.verdict = outcome[0]
             if n.algorithm == TOKEN_BUCKET:
                 set_level(&charge.state, (<u128><uint64_t>outcome[1]) * (<u128>n.unit) + <u128><uint64_t>outcome[2])
@@ -175,10 +184,19 @@ cdef class Charges:
             # A place is usually freed by its release, long before it expires: ask again within a second.
             wait_us = charge.state.at_us - self.now_us
             return min(wait_us, 1_000_000) if wait_us > 0 else 0
-        return from_u128(retry_after(&charge.state, n, cost, self.now_us, charge.end_us))
+        return from_u128(retry_after(&charge.state, n, cost, self.now_us, self.end_of(charge)))
+
+    cdef int64_t end_of(self, Charge *charge) except? -1:
+        """The end of a fixed window. A calendar window that is not now's (the clock was set back) is looked up only here:
+        a step runs no Python code between reading and writing."""
+        if charge.end_us == 0 and self.policy.windows[charge.limit] is not None:
+            charge.end_us = self.policy.windows[charge.limit](charge.state.at_us)[1]
+        return charge.end_us
 
     cdef int64_t remaining_of(self, Charge *charge):
         cdef Numbers *n = &self.policy.registry.items[charge.numbers]
+        if charge.verdict >= FULL:
+            return 0
         if n.algorithm == CONCURRENCY:
             return n.limit - <int64_t>charge.state.low if <int64_t>charge.state.low < n.limit else 0
         return remaining(&charge.state, n, self.now_us)
@@ -187,7 +205,7 @@ cdef class Charges:
         cdef Numbers *n = &self.policy.registry.items[charge.numbers]
         if n.algorithm == CONCURRENCY:
             return 0
-        return from_u128(reset_after(&charge.state, n, self.now_us, charge.end_us))
+        return from_u128(reset_after(&charge.state, n, self.now_us, self.end_of(charge)))
 
     cdef object refusal_retry_of(self, Charge *charge):
         """Microseconds after which this charge no longer stands in the way; None for never."""
@@ -211,7 +229,8 @@ cdef class Charges:
         return (<char *>&self.items[i].hash)[:16]
 
     def settlement(self):
-        """What may be settled later: (index, kind, cost, window start or None) per charge whose cost was the request's own."""
+        """What may be settled later: (index, plan or None, kind, cost, window start or None) for each charge whose cost was
+        the request's own. The plan is named only where the limit knows it."""
         cdef list out = []
         cdef int i
         cdef Charge *charge
@@ -220,7 +239,9 @@ cdef class Charges:
             charge = &self.items[i]
             c = &self.policy.items[charge.limit]
             if c.cost_kind != COST_FIXED and charge.verdict == FITS and not charge.unknown and c.algorithm != CONCURRENCY:
-                out.append((i, "cost" if c.cost_kind == COST_REQUEST else "bytes", charge.cost,
+                plans = self.policy.plans[charge.limit]
+                plan = self.plan if plans is not None and self.plan in plans else None
+                out.append((i, plan, "cost" if c.cost_kind == COST_REQUEST else "bytes", charge.cost,
                             None if c.algorithm == TOKEN_BUCKET else charge.state.at_us))
         return out
 
@@ -250,7 +271,7 @@ cdef class Charges:
             elif n.algorithm == CONCURRENCY:
                 state = [charge.state.low, charge.state.at_us]
             else:
-                state = [cur_of(&charge.state), prev_of(&charge.state), charge.state.at_us, charge.end_us]
+                state = [cur_of(&charge.state), prev_of(&charge.state), charge.state.at_us, self.end_of(charge)]
             out.append({
                 "limit": limit.name, "algorithm": limit.algorithm, "numbers": [n.limit, n.refill, n.unit],
                 "window_us": limit.window_us, "align": limit.align, "timezone": limit.timezone, "ttl_us": limit.ttl_us,

@@ -19,6 +19,8 @@ cdef enum:
     MAX_KEY_FIELDS = 8
     # Longer keys are hashed from the heap. 256 bytes hold what tenants, users and addresses look like.
     KEY_BUFFER_BYTES = 256
+    # For a request id and the name of a plan, which are handed back and sealed into receipts.
+    MAX_TEXT_BYTES = 1024
 
 cdef struct CompiledLimit:
     int algorithm
@@ -67,12 +69,11 @@ cdef class CompiledPolicy:
     cdef object guard
     cdef object normalise
     cdef int ipv6_prefix
-    cdef bint any_plans
     cdef bint any_calendar
     cdef int path_field
     cdef int ip_field
 
-    def __cinit__(self, Registry registry, limits, *, select=None, guard=None, normalise=None, windows=None,
+    def __cinit__(self, Registry registry not None, limits, *, select=None, guard=None, normalise=None, windows=None,
                   int ipv6_prefix=64):
         cdef int i
         cdef CompiledLimit *c
@@ -92,6 +93,10 @@ cdef class CompiledPolicy:
             raise MemoryError
         for i in range(self.n_limits):
             self.compile(i, self.limits[i], groups)
+        # Only now that nothing can fail any more: a policy that is refused changes nothing.
+        for i in range(self.n_limits):
+            plans = self.plans[i] or {}
+            registry.put_in_force(self.limits[i].identity, [self.items[i].numbers, *plans.values()])
 
     def __dealloc__(self):
         PyMem_Free(self.items)
@@ -118,8 +123,6 @@ cdef class CompiledPolicy:
         c.numbers = <uint32_t>self.registry.intern(limit, None, limit.numbers)
         c.seed = siphash128(<const uint8_t *><const char *>identity, len(identity), self.registry.k0, self.registry.k1)
         self.plans.append({p: self.registry.intern(limit, p, n) for p, n in limit.plans.items()} or None)
-        self.registry.retire_plans(limit, c.numbers)
-        self.any_plans |= bool(limit.plans)
         self.any_calendar |= limit.align is not None
         if limit.key not in groups:
             groups[limit.key] = self.n_groups
@@ -157,6 +160,8 @@ cdef class CompiledPolicy:
         charges.request = request
         charges.request_cost = self.request_int(charges, request.cost, "cost", 1)
         charges.request_bytes = self.request_int(charges, request.bytes, "bytes", 0)
+        charges.plan = self.request_text(charges, request.plan, "plan")
+        charges.request_id = self.request_text(charges, request.request_id, "request_id")
         self.read_address(charges, request.ip)
         if self.guard is not None and charges.reason is None:
             if request.content_type is not None and not PyUnicode_Check(request.content_type):
@@ -170,7 +175,7 @@ cdef class CompiledPolicy:
                 matched = self.select(request.method, request.path)
             except ValueError as error:
                 charges.refuse("invalid", str(error))
-                matched = ()
+                matched = self.select(None, None)  # limits without conditions are met all the same
         self.collect(charges, request, matched)
         return charges
 
@@ -181,14 +186,8 @@ cdef class CompiledPolicy:
         cdef int i, state, n_fast = min(self.n_groups, 16)
         cdef CompiledLimit *c
         cdef Charge *charge
-        cdef object plan = None
         charges.reserve(len(matched))
         memset(states, 0, sizeof(states))
-        if self.any_plans:
-            plan = request.plan
-            if plan is not None and not PyUnicode_Check(plan):
-                charges.refuse("invalid", f"plan: expected text, not {type(plan).__name__}")
-                plan = None
         for index in matched:
             i = index
             c = &self.items[i]
@@ -210,8 +209,8 @@ cdef class CompiledPolicy:
             charge.hash.b = h.b ^ c.seed.b
             charge.hash = never_zero(charge.hash)
             charge.numbers = c.numbers
-            if plan is not None and self.plans[i] is not None:
-                found = (<dict>self.plans[i]).get(plan)
+            if charges.plan is not None and self.plans[i] is not None:
+                found = (<dict>self.plans[i]).get(charges.plan)
                 if found is not None:
                     charge.numbers = found
             charge.cost = (c.cost if c.cost_kind == COST_FIXED
@@ -236,6 +235,24 @@ cdef class CompiledPolicy:
                 return number
         charges.refuse("invalid", f"{name}: expected an integer from 0 to 2**53 - 1")
         return absent
+
+    cdef object request_text(self, Charges charges, object value, str name):
+        """A short text that goes into answers and receipts; None where it is absent or malformed."""
+        cdef Py_ssize_t size_bytes
+        if value is None:
+            return None
+        if not PyUnicode_Check(value):
+            charges.refuse("invalid", f"{name}: expected text, not {type(value).__name__}")
+            return None
+        try:
+            PyUnicode_AsUTF8AndSize(value, &size_bytes)
+        except UnicodeEncodeError as error:
+            charges.refuse("invalid", malformed(name, error))
+            return None
+        if size_bytes > MAX_TEXT_BYTES:
+            charges.refuse("invalid", f"{name}: {size_bytes} bytes, at most {MAX_TEXT_BYTES} are allowed")
+            return None
+        return value if size_bytes else None
 
     cdef int read_address(self, Charges charges, object text) except -1:
         """The address in its canonical form: 4 bytes, or the first ipv6_prefix bits of 16; mapped IPv4 is IPv4."""
@@ -384,7 +401,12 @@ cdef class CompiledPolicy:
         charges.policy = self
         charges.request = request
         self.read_address(charges, request.ip)
-        selected = self.everything if self.select is None else self.select(request.method, request.path)
+        try:
+            selected = self.everything if self.select is None else self.select(request.method, request.path)
+        except ValueError as error:
+            charges.refuse("invalid", str(error))
+        if charges.reason is not None:
+            return [(False, charges.detail, None)] * self.n_limits
         for i in range(self.n_limits):
             limit = self.limits[i]
             if i not in selected:

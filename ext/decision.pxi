@@ -48,7 +48,9 @@ cdef class Decision:
     cdef readonly object receipt
     cdef list lease_handles
 
-    def __init__(self, Charges charges):
+    def __init__(self, Charges charges not None):
+        if charges.policy is None:
+            raise ValueError("these charges are of no request")
         cdef Decision made = decide(charges)
         self.charges, self.allowed, self.status, self.reason = charges, made.allowed, made.status, made.reason
 
@@ -84,7 +86,7 @@ cdef class Decision:
 
     @property
     def request_id(self):
-        return self.charges.request.request_id or None
+        return self.charges.request_id
 
     @property
     def leases(self):
@@ -226,6 +228,8 @@ cdef str state_item(Charges c, Charge *charge):
     cdef int64_t left = c.remaining_of(charge)
     cdef str item = f'"{c.policy.limits[charge.limit].name}";r={left}'
     cdef object wait
+    if charge.verdict >= FULL:
+        return item + ";t=1"
     if n.algorithm != CONCURRENCY and left < n.limit:
         wait = c.retry_of(charge, left + 1)
         item += f";t={-(-wait // 1_000_000)}"

@@ -8,7 +8,6 @@ never releases the GIL between reading a cell and writing it.
 import os
 
 cimport cython
-from cpython.sequence cimport PySequence_Fast
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -70,6 +69,11 @@ cdef class KeyedLimiter:
             raise MemoryError(f"no memory for max_keys={max_keys}")
         return 0
 
+    cdef inline int check_made(self) except -1:
+        if self.table.cells == NULL:
+            raise TypeError("this limiter was never initialised")
+        return 0
+
     def __len__(self):
         """Keys that have a cell, those that could be forgotten by now included."""
         return self.table.count
@@ -93,7 +97,7 @@ cdef class KeyedLimiter:
             if self.table.count >= self.table.max_cells:
                 if self.when_full != SHARE:
                     fresh(state, &self.numbers, now_us)
-                    return self.when_full == ALLOW or cost == 0
+                    return cost == 0 or (self.when_full == ALLOW and cost <= self.numbers.limit)
                 cell = &self.shared
                 newcomer = False
         # A bucket of one's own starts at the level of the shared one: whoever spent there is not forgiven.
@@ -115,10 +119,12 @@ cdef class KeyedLimiter:
 
     cdef object status(self, object key, object cost, bint commit):
         cdef int64_t units = cost_of(cost)
-        cdef int64_t now_us = read_clock(self.clock, self.monotonic)
         cdef Hash128 h
         cdef Cell state
+        cdef int64_t now_us
+        self.check_made()
         hash_key(key, self.k0, self.k1, &h)
+        now_us = read_clock(self.clock, self.monotonic)
         cdef bint allowed = self.ask(h, units, now_us, commit, &state)
         cdef object retry
         if allowed:
@@ -142,6 +148,7 @@ cdef class KeyedLimiter:
         cdef int64_t units = 1 if cost is ONE else cost_of(cost)
         cdef Hash128 h
         cdef Cell state
+        self.check_made()
         hash_key(key, self.k0, self.k1, &h)
         prefetch(&self.table.cells[home_of(&self.table, h.a)])  # on its way while the clock is read
         return self.ask(h, units, read_clock(self.clock, self.monotonic), True, &state)
@@ -161,17 +168,19 @@ cdef class KeyedLimiter:
         while others are decided.
         """
         cdef list answers = []
-        cdef object keys_seq = PySequence_Fast(keys, "keys must be a sequence")
+        # Copies: a clock or another thread may change a list while it is read.
+        cdef tuple keys_seq = tuple(keys)
         cdef Py_ssize_t n = len(keys_seq), start, i, size
-        cdef object costs = None
+        cdef tuple costs = None
         cdef int64_t units = 0
         cdef int64_t now_us
         cdef Hash128 hashes[BATCH]
         cdef Cell state
+        self.check_made()
         if isinstance(cost, int):
             units = cost_of(cost)
         else:
-            costs = PySequence_Fast(cost, "cost must be an int or a sequence of ints")
+            costs = tuple(cost)
             if len(costs) != n:
                 raise ValueError(f"{n} keys but {len(costs)} costs")
             for value in costs:

@@ -2,21 +2,25 @@ cdef enum:
     # Every change of numbers adds an entry of 80 bytes: more than this many and something reloads in a loop.
     MAX_NUMBERS = 1 << 20
 
+# No calendar window is longer: a day with the clocks set back is 25 hours, a zone that crosses the date line repeats one.
+cdef int64_t LONGEST_DAY_US = 50 * 3_600_000_000
+cdef int64_t LONGEST_MONTH_US = 33 * 86_400_000_000
+
 
 @cython.final
 cdef class Registry:
     """The numbers that cells were written under, and the secret their keys are hashed with. One per store, for its life.
 
     Entries are never changed or dropped, because a cell's ticks mean nothing without the numbers it was written under.
-    When a policy is replaced, older entries of the same limit and plan point to their successor: that one decides how
-    fast such a cell drains and when it may be forgotten, before the cell is even touched (law 7).
+    When a policy is replaced, older entries of a limit point to a successor: that one decides when a cell written under
+    them may be forgotten before it is touched again (law 7).
     """
 
     cdef Numbers *items
     cdef uint32_t count
     cdef uint32_t room
     cdef dict index           # (identity, plan, limit, refill, unit) -> entry
-    cdef dict families        # (identity, plan) -> list of entries
+    cdef dict entries         # identity -> its entries, present and past
     cdef dict identities      # identity -> small index, for what a store keeps per limit
     cdef uint64_t k0
     cdef uint64_t k1
@@ -27,7 +31,7 @@ cdef class Registry:
             raise ValueError("the hashing secret has 16 bytes")
         self.k0 = int.from_bytes(key[:8], "little")
         self.k1 = int.from_bytes(key[8:], "little")
-        self.index, self.families, self.identities = {}, {}, {}
+        self.index, self.entries, self.identities = {}, {}, {}
         self.room = 64
         self.items = <Numbers *>PyMem_Calloc(self.room, sizeof(Numbers))
         if self.items == NULL:
@@ -45,48 +49,48 @@ cdef class Registry:
 
     cdef int64_t intern(self, object limit, str plan, object numbers) except -1:
         """The entry for `numbers` (limit, refill_units, refill_us) of one limit and plan (None: without a plan)."""
-        cdef tuple family = (limit.identity, plan)
-        cdef tuple key = (*family, numbers.limit, numbers.refill_units, numbers.refill_us)
+        cdef tuple key = (limit.identity, plan, numbers.limit, numbers.refill_units, numbers.refill_us)
         cdef object found = self.index.get(key)
         cdef Numbers *n
-        cdef uint32_t entry
-        if found is None:
-            if self.count >= MAX_NUMBERS:
-                raise MemoryError(f"more than {MAX_NUMBERS} different numbers since the start: restart the process")
-            if self.count == self.room:
-                n = <Numbers *>PyMem_Realloc(self.items, 2 * self.room * sizeof(Numbers))
-                if n == NULL:
-                    raise MemoryError
-                self.items = n
-                self.room *= 2
-            entry = self.count
-            n = &self.items[entry]
-            memset(n, 0, sizeof(Numbers))
-            n.algorithm = ALGORITHMS[limit.algorithm]
-            n.limit = numbers.limit
-            if n.algorithm == TOKEN_BUCKET:
-                n.refill, n.unit = numbers.refill_units, numbers.refill_us
-                n.drain_us = clip_us(ceil_div((<u128>n.limit) * (<u128>n.unit), <u128>n.refill))
-            elif n.algorithm != CONCURRENCY:
-                n.calendar = limit.align is not None
-                n.window_us = 0 if n.calendar else limit.window_us
-            self.count += 1
-            self.index[key] = entry
-        else:
-            entry = found
-        for old in self.families.setdefault(family, []):
-            self.items[<uint32_t>old].successor = entry
-        if found is None:
-            self.families[family].append(entry)
-        self.items[entry].successor = entry
-        return entry
+        if found is not None:
+            return found
+        if self.count >= MAX_NUMBERS:
+            raise MemoryError(f"more than {MAX_NUMBERS} different numbers since the start: restart the process")
+        if self.count == self.room:
+            n = <Numbers *>PyMem_Realloc(self.items, 2 * self.room * sizeof(Numbers))
+            if n == NULL:
+                raise MemoryError
+            self.items = n
+            self.room *= 2
+        n = &self.items[self.count]
+        memset(n, 0, sizeof(Numbers))
+        n.algorithm = ALGORITHMS[limit.algorithm]
+        n.limit = numbers.limit
+        n.successor = self.count
+        if n.algorithm == TOKEN_BUCKET:
+            n.refill, n.unit = numbers.refill_units, numbers.refill_us
+            n.drain_us = clip_us(ceil_div((<u128>n.limit) * (<u128>n.unit), <u128>n.refill))
+        elif n.algorithm != CONCURRENCY:
+            n.calendar = limit.align is not None
+            n.window_us = limit.window_us if not n.calendar else LONGEST_DAY_US if limit.align == "day" else LONGEST_MONTH_US
+        self.index[key] = self.count
+        self.entries.setdefault(limit.identity, []).append(self.count)
+        self.count += 1
+        return self.count - 1
 
-    cdef int retire_plans(self, object limit, uint32_t base) except -1:
-        """Cells written under a plan that the limit no longer knows go on under its base numbers."""
-        for (identity, plan), entries in self.families.items():
-            if identity == limit.identity and plan is not None and plan not in limit.plans:
-                for old in entries:
-                    self.items[<uint32_t>old].successor = base
+    cdef int put_in_force(self, str identity, list entries) except -1:
+        """`entries` are a limit's numbers now, without a plan and for each plan. Whatever numbers a cell of it was written
+        under, it may be forgotten only when it is drained under the slowest of them: its key may come with any plan."""
+        cdef uint32_t slowest = entries[0], entry
+        cdef Numbers *n
+        cdef Numbers *s
+        for item in entries:
+            entry = item
+            n, s = &self.items[entry], &self.items[slowest]
+            if n.algorithm == TOKEN_BUCKET and (<u128>n.refill) * (<u128>s.unit) < (<u128>s.refill) * (<u128>n.unit):
+                slowest = entry
+        for item in self.entries[identity]:
+            self.items[<uint32_t>item].successor = slowest
         return 0
 
     cdef int refresh_calendar(self, uint32_t entry, object window_of, int64_t now_us) except -1:

@@ -2,11 +2,15 @@
 cdef class Table:
     """The memory store's engine: cells and leases of this process, and the one atomic step over all charges of a request.
 
-    The step never releases the GIL between its first read and its last write. It asks every charge first and writes only
-    then, so a refused request leaves nothing behind.
+    The step runs no Python code between its first read and its last write, so no other thread comes in between: what needs
+    Python (ids of leases, calendar windows) is made ready before, and where leases are in play, garbage collection, which
+    runs other people's finalizers, waits. It asks every charge first and writes only then, so a refused request leaves
+    nothing behind.
     """
 
     cdef KeyTable keys
+    cdef KeyTable settled        # receipts that were settled, until they expire: a bound of their own
+    cdef int64_t settled_us      # the latest instant a receipt was judged at: a clock that steps back revives none
     cdef readonly Registry registry
     cdef readonly LeaseTable leases
     cdef Cell *shared            # per limit identity: the bucket that newcomers share when the table is full
@@ -16,19 +20,23 @@ cdef class Table:
     cdef readonly int64_t full_denials
     cdef readonly int64_t full_allowances
 
-    def __cinit__(self, Registry registry, *, int64_t max_keys=1_000_000, int64_t max_leases=65_536, clock=None):
+    def __cinit__(self, Registry registry not None, *, int64_t max_keys=1_000_000, int64_t max_leases=65_536,
+                  int64_t max_receipts=1_000_000, clock=None):
         if not 1 <= max_keys <= 1_000_000_000:
             raise ValueError(f"max_keys must be from 1 to 1_000_000_000, not {max_keys}")
         if not 1 <= max_leases <= 10_000_000:
             raise ValueError(f"max_leases must be from 1 to 10_000_000, not {max_leases}")
+        if not 1 <= max_receipts <= 1_000_000_000:
+            raise ValueError(f"max_receipts must be from 1 to 1_000_000_000, not {max_receipts}")
         self.registry = registry
         self.leases = LeaseTable(max_leases)
         self.clock = clock
-        if not table_open(&self.keys, max_keys):
-            raise MemoryError(f"no memory for max_keys={max_keys}")
+        if not table_open(&self.keys, max_keys) or not table_open(&self.settled, max_receipts):
+            raise MemoryError(f"no memory for max_keys={max_keys} and max_receipts={max_receipts}")
 
     def __dealloc__(self):
         table_close(&self.keys)
+        table_close(&self.settled)
         PyMem_Free(self.shared)
 
     def __len__(self):
@@ -42,13 +50,13 @@ cdef class Table:
     def size_bytes(self):
         return self.keys.size_bytes
 
-    def check(self, CompiledPolicy policy, request):
+    def check(self, CompiledPolicy policy not None, request):
         """Plan, one step, decision: the fast path of a store that needs no I/O."""
         cdef Charges charges = policy.plan(request)
         self.step(charges, read_clock(self.clock, 0), False)
         return decide(charges)
 
-    def apply(self, Charges charges, *, bint degraded=False, now_us=None):
+    def apply(self, Charges charges not None, *, bint degraded=False, now_us=None):
         """The step alone. `degraded`: stand in for a store that is away, each limit by its `when_store_fails`."""
         self.step(charges, read_clock(self.clock, 0) if now_us is None else now_us, degraded)
 
@@ -57,11 +65,19 @@ cdef class Table:
         if charges.n == 0:
             charges.admitted = charges.reason is None
             return 0
+        cdef bint collecting = False
         charges.degraded = degraded
         self.prepare(charges, now_us)
-        self.look(charges, now_us, degraded)
-        charges.conclude()
-        self.commit(charges, now_us)
+        if charges.has_leases:
+            charges.ids()
+            collecting = PyGC_Disable()
+        try:
+            self.look(charges, now_us, degraded)
+            charges.conclude()
+            self.commit(charges, now_us)
+        finally:
+            if collecting:
+                PyGC_Enable()
         return 0
 
     cdef int prepare(self, Charges charges, int64_t now_us) except -1:
@@ -83,7 +99,8 @@ cdef class Table:
 
     cdef int look(self, Charges charges, int64_t now_us, bint degraded) except -1:
         """Brings a copy of every state to now and asks it. Writes nothing."""
-        cdef int i, newcomers = 0, algorithm
+        cdef int i, newcomers = 0
+        cdef int64_t places = 0
         cdef Charge *charge
         cdef CompiledLimit *c
         for i in range(charges.n):
@@ -98,7 +115,7 @@ cdef class Table:
                     charge.verdict = UNAVAILABLE
                 continue
             if c.algorithm == CONCURRENCY:
-                self.look_at_leases(charges, charge, now_us)
+                places = self.look_at_leases(charge, now_us, places)
                 continue
             charge.cell = table_find(&self.keys, charge.hash.a, charge.hash.b)
             charge.newcomer = charge.cell == NULL
@@ -133,7 +150,9 @@ cdef class Table:
             if room > 0:
                 room -= 1
                 continue
-            if c.when_full == 0:
+            if charge.cost > self.registry.items[charge.numbers].limit:
+                charge.verdict = OVER  # that never fits, and is not for want of room
+            elif c.when_full == 0:
                 charge.cell = &self.shared[c.identity]
                 charge.newcomer = False
                 charge.shared = True
@@ -158,31 +177,33 @@ cdef class Table:
         else:
             charge.rebased = touch(&charge.state, &self.registry.items[source.numbers], n, now_us)
         charge.state.numbers = charge.numbers
-        charge.end_us = n.end_us if n.calendar else charge.state.at_us + n.window_us
-        if n.calendar and charge.state.at_us != n.start_us:
-            charge.end_us = charges.policy.windows[charge.limit](charge.state.at_us)[1]
-            n = &self.registry.items[charge.numbers]
+        charge.end_us = charge.state.at_us + n.window_us
+        if n.calendar:
+            charge.end_us = n.end_us if charge.state.at_us == n.start_us else 0  # 0: looked up when it is read
         if charge.verdict == FITS and not fits(&charge.state, n, charge.cost, now_us):
             charge.verdict = OVER
         return 0
 
-    cdef int look_at_leases(self, Charges charges, Charge *charge, int64_t now_us) except -1:
+    cdef int64_t look_at_leases(self, Charge *charge, int64_t now_us, int64_t places) except -1:
+        """`places`: those that this request is about to take elsewhere. The sum with this charge's."""
         cdef Numbers *n = &self.registry.items[charge.numbers]
         cdef LeaseSet leases = self.leases.find(charge_address(charge), now_us)
         charge.state.low = 0 if leases is None else leases.in_use
         charge.state.at_us = 0
         if charge.cost == 0:
-            return 0
-        if <int64_t>charge.state.low + charge.cost > n.limit:
+            return places
+        if charge.cost > n.limit - <int64_t>charge.state.low:
             charge.verdict = OVER
             if charge.cost <= n.limit and leases is not None:
                 charge.state.at_us = leases.enough_expire_us(<int64_t>charge.state.low + charge.cost - n.limit)
-        elif self.leases.count + charge.cost > self.leases.max_leases:
+            return places
+        if self.leases.count + places + charge.cost > self.leases.max_leases:
             self.leases.sweep(now_us, SWEEP_SLOTS_FULL)
-            if self.leases.count + charge.cost > self.leases.max_leases:
+            if self.leases.count + places + charge.cost > self.leases.max_leases:
                 charge.verdict = FULL
                 self.full_denials += 1
-        return 0
+                return places
+        return places + charge.cost
 
     cdef int commit(self, Charges charges, int64_t now_us) except -1:
         cdef int i, inserted = 0
@@ -225,30 +246,34 @@ cdef class Table:
 
     # ---- what comes after a decision --------------------------------------------------------------------------------
 
-    def settle(self, CompiledPolicy policy, bytes receipt_id, int64_t expires_us, int64_t charged_us, entries, *, now_us=None):
-        """Refunds or charges differences, once per receipt. False when it was settled before.
+    def settle(self, CompiledPolicy policy not None, bytes receipt_id not None, int64_t expires_us, int64_t charged_us, entries,
+               *, now_us=None):
+        """Refunds or charges differences, once per receipt. False when it was settled before, None when it has expired.
 
         `entries`: (limit index, plan or None, address of 16 bytes, charged, actual, window start or None).
         MemoryError when there is no room to remember that it was settled: then nothing is.
         """
         cdef int64_t now = read_clock(self.clock, 0) if now_us is None else now_us
         cdef Hash128 h = never_zero(siphash128(<const uint8_t *><const char *>receipt_id, len(receipt_id),
-                                               self.registry.k1, self.registry.k0))
-        cdef Cell *cell = table_find(&self.keys, h.a, h.b)
-        if cell != NULL and cell.at_us > now:
+                                               self.registry.k0, self.registry.k1))
+        cdef Cell *mark
+        self.settled_us = max(now, self.settled_us)
+        if expires_us <= self.settled_us:
+            return None
+        if table_find(&self.settled, h.a, h.b) != NULL:
             return False
-        if cell == NULL:
-            if self.keys.count >= self.keys.max_cells:
-                table_sweep(&self.keys, self.registry.items, now, SWEEP_SLOTS_FULL)
-            if self.keys.count >= self.keys.max_cells:
-                raise MemoryError("the table is full of live keys")
-            cell = table_insert(&self.keys, h.a, h.b)
-        cell.numbers = 0
-        cell.low = cell.high = 0
-        cell.at_us = expires_us
+        if self.settled.count >= self.settled.max_cells:
+            table_sweep(&self.settled, self.registry.items, self.settled_us, SWEEP_SLOTS_FULL)
+        if self.settled.count >= self.settled.max_cells:
+            raise MemoryError(f"{self.settled.max_cells} receipts were settled that have not expired (max_receipts)")
+        mark = table_insert(&self.settled, h.a, h.b)
+        mark.numbers = 0
+        mark.low = mark.high = 0
+        mark.at_us = expires_us
+        table_sweep(&self.settled, self.registry.items, self.settled_us, SWEEP_SLOTS)
         for index, plan, address, charged, actual, start_us in entries:
             self.settle_one(policy, index, plan, address, charged, actual, charged_us, start_us or 0, now)
-        table_sweep(&self.keys, self.registry.items, now, (len(entries) + 1) * SWEEP_SLOTS)
+        table_sweep(&self.keys, self.registry.items, now, SWEEP_SLOTS)
         return True
 
     cdef int settle_one(self, CompiledPolicy policy, int index, object plan, bytes address, int64_t charged, int64_t actual,
@@ -257,8 +282,9 @@ cdef class Table:
         cdef uint32_t entry = c.numbers
         cdef Numbers *n
         cdef Charge charge
+        cdef Cell *source
         cdef bint changed = False
-        if charged == actual:
+        if charged == actual or c.algorithm == CONCURRENCY:
             return 0
         if plan is not None and policy.plans[index] is not None:
             entry = (<dict>policy.plans[index]).get(plan, entry)
@@ -271,11 +297,18 @@ cdef class Table:
         if charge.cell == NULL and (actual < charged or self.keys.count >= self.keys.max_cells):
             return 0  # it has drained since: there is nothing to give back
         charge.newcomer = charge.cell == NULL
+        source = charge.cell
         if charge.newcomer:
+            if index >= policy.n_limits or c.identity >= self.shared_room:
+                return 0
+            source = &self.shared[c.identity]
+        charge.state = source[0]
+        if source.numbers == 0:
             fresh(&charge.state, n, now_us)
+        elif self.registry.items[source.numbers].algorithm != n.algorithm:
+            return 0  # another limit's bucket
         else:
-            charge.state = charge.cell[0]
-            changed = touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
+            changed = touch(&charge.state, &self.registry.items[source.numbers], n, now_us)
         charge.state.numbers = entry
         if actual < charged:
             changed |= give_back(&charge.state, n, charged - actual, charged_us, start_us)
@@ -301,9 +334,14 @@ cdef class Table:
         """Counts for metrics."""
         return {
             "keys": self.keys.count, "max_keys": self.keys.max_cells, "size_bytes": self.keys.size_bytes,
-            "leases": self.leases.count, "max_leases": self.leases.max_leases, "full_shared": self.shared_uses,
+            "receipts": self.settled.count, "max_receipts": self.settled.max_cells, "leases": self.leases.count, "max_leases": self.leases.max_leases, "full_shared": self.shared_uses,
             "full_denied": self.full_denials, "full_allowed": self.full_allowances,
         }
+
+
+cdef extern from "Python.h":
+    int PyGC_Disable()
+    int PyGC_Enable()
 
 
 cdef inline bytes charge_address(Charge *charge):

@@ -93,14 +93,14 @@ def policy_json(policy: Policy, file: str) -> str:
 def allowance(limit: Limit, numbers: Numbers) -> str:
     """What the numbers allow, in the words of a policy file."""
     if limit.algorithm == TOKEN_BUCKET:
-        return f"{_refill(numbers)}, burst {numbers.limit}"
+        return f"{_refill(numbers)}, burst {numbers.limit:,}"
     if limit.algorithm == CONCURRENCY:
         return f"{numbers.limit} in flight, ttl {format_duration(limit.ttl_us or 0)}"
     if limit.window_us is None:
-        return f"{numbers.limit} per month ({limit.timezone})"
+        return f"{numbers.limit:,} per month ({limit.timezone})"
     if limit.align is not None:
-        return f"{numbers.limit} per {limit.align} ({limit.timezone})"
-    return f"{numbers.limit} per {format_duration(limit.window_us)}"
+        return f"{numbers.limit:,} per {limit.align} ({limit.timezone})"
+    return f"{numbers.limit:,} per {format_duration(limit.window_us)}"
 
 
 def _refill(numbers: Numbers) -> str:
@@ -188,7 +188,7 @@ def _explained(one: Explanation, status: LimitStatus | None, decision: Decision)
         verdict = "refuses"
     return (
         *(one.name, matched, one.why, one.key or "-", verdict, str(status.cost)),
-        *(f"{status.remaining} of {status.limit}", f"{status.reset_after:g} s"),
+        *(f"{status.remaining:,} of {status.limit:,}", f"{status.reset_after:g} s"),
     )
 
 

@@ -1,8 +1,10 @@
 """Handles for what comes after a decision: receipts (what was charged) and leases (places that are held).
 
 A handle carries all it needs and a MAC, so any node that shares the secret accepts it and none has to remember the
-request. Format, version 1: base64url without padding of msgpack || MAC, where the MAC is the first 16 bytes of keyed
-BLAKE2b over a purpose byte and the msgpack, so that a receipt is never taken for a lease.
+request. Format, version 1: base64url without padding of MAC || masked msgpack. The MAC is 16 bytes of keyed BLAKE2b
+over a purpose byte and the msgpack, so that a receipt is never taken for a lease; the mask is a keyed BLAKE2b stream
+that starts from the MAC (the construction of SIV, RFC 5297): where a bucket lies in the table is nobody else's to know,
+or keys could be chosen that crowd one place.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from shield.errors import ReceiptError
 T = TypeVar("T")
 
 MAC_BYTES: Final = 16
-# A receipt of 64 limits is about 6 KB. Longer ones are not ours, and are not even decoded.
-MAX_HANDLE_CHARS: Final = 32_768
+# A receipt over all of a policy's 1,024 limits is about 100 KB. Longer ones are not ours, and are not even decoded.
+MAX_HANDLE_CHARS: Final = 262_144
 
 
 class Charged(msgspec.Struct, frozen=True, array_like=True):
     """One charge that may be settled."""
 
-    limit: str
+    limit: bytes
+    """Which limit: a digest of its identity. One that has the name but counts otherwise is another."""
     plan: str | None
     address: bytes
     """Where the bucket lives: 16 bytes, the store's own."""
@@ -62,6 +65,7 @@ class Handles:
         if len(secret) < 16:
             raise ValueError("the secret for receipts needs at least 16 bytes")
         self._key = blake2b(secret, digest_size=32, person=b"shield-handles").digest()
+        self._mask_key = blake2b(secret, digest_size=32, person=b"shield-mask").digest()
 
     def seal_receipt(self, receipt: Receipt) -> str:
         return self._seal(b"r", msgspec.msgpack.encode(receipt))
@@ -79,8 +83,18 @@ class Handles:
     def _mac(self, purpose: bytes, payload: bytes) -> bytes:
         return blake2b(purpose + payload, digest_size=MAC_BYTES, key=self._key).digest()
 
+    def _masked(self, mac: bytes, payload: bytes) -> bytes:
+        """The payload under a stream that only this secret and this MAC give; its own inverse."""
+        blocks = range(0, len(payload), 64)
+        stream = b"".join(
+            blake2b(mac + i.to_bytes(4, "big"), digest_size=64, key=self._mask_key).digest() for i in blocks
+        )
+        size = len(payload)
+        return (int.from_bytes(payload, "big") ^ int.from_bytes(stream[:size], "big")).to_bytes(size, "big")
+
     def _seal(self, purpose: bytes, payload: bytes) -> str:
-        return base64.urlsafe_b64encode(payload + self._mac(purpose, payload)).rstrip(b"=").decode()
+        mac = self._mac(purpose, payload)
+        return base64.urlsafe_b64encode(mac + self._masked(mac, payload)).rstrip(b"=").decode()
 
     def _open(self, purpose: bytes, text: str, kind: type[T], word: str) -> T:
         if not isinstance(text, str) or not 0 < len(text) <= MAX_HANDLE_CHARS:
@@ -89,10 +103,16 @@ class Handles:
             raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (UnicodeEncodeError, binascii.Error):
             raise ReceiptError(f"not a {word}") from None
-        payload, mac = raw[:-MAC_BYTES], raw[-MAC_BYTES:]
+        mac, masked = raw[:MAC_BYTES], raw[MAC_BYTES:]
+        payload = self._masked(mac, masked)
         if not hmac.compare_digest(mac, self._mac(purpose, payload)):
             raise ReceiptError(f"not a {word} of this service, or altered")
         try:
             return msgspec.msgpack.decode(payload, type=kind)
         except msgspec.DecodeError:
             raise ReceiptError(f"a {word} of another version") from None
+
+
+def limit_digest(identity: str) -> bytes:
+    """The 8 bytes by which a receipt names a limit."""
+    return blake2b(identity.encode(), digest_size=8).digest()

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shield.clock import Clock
 from shield.core import Charges, CompiledPolicy, Decision, Registry
-from shield.errors import ReceiptError, RequestError, ShieldError, StoreError
+from shield.errors import PolicyError, PolicyIssue, ReceiptError, RequestError, ShieldError, StoreError
 from shield.guard.size import check_size
 from shield.policy import Policy
 from shield.policy.calendar import window_of
 from shield.policy.matcher import Matcher
 from shield.policy.path import normalise
-from shield.receipt import Charged, Handles, HeldLease, Receipt
+from shield.receipt import Charged, Handles, HeldLease, Receipt, limit_digest
 from shield.request import Request
 from shield.store.memory import MemoryStore
 
@@ -73,7 +72,6 @@ class Shield:
             # compiled against one registry and mean nothing to another.
             self._local = MemoryStore(clock=clock, registry=getattr(self.store, "registry", None))
         self._remote = self.store if isinstance(self.store, RemoteStore) else None
-        self._clock = clock
         self._trace = trace
         self._handles = Handles(secret) if secret is not None else None
         if self._handles is None and self._remote is None:
@@ -81,13 +79,13 @@ class Shield:
         self._adopt(policy)
 
     def _adopt(self, policy: Policy) -> None:
-        compiled = compile_policy(policy, self._local.registry)
+        try:
+            self._compiled = compile_policy(policy, self._local.registry)
+        except MemoryError as error:
+            raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
         self.policy = policy
-        self._compiled = self._local.compiled = compiled
-        if hasattr(self.store, "compiled"):
-            self.store.compiled = compiled
         self._table = self._local.table
-        self._limits = {limit.name: limit for limit in policy.limits}
+        self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
     async def __aenter__(self) -> Shield:
         await self.open()
@@ -166,10 +164,11 @@ class Shield:
     def _receipt(self, charges: Charges) -> str | None:
         if self._handles is None or charges.degraded or not (charges.admitted and charges.settleable):
             return None
-        plan = charges.request.plan
         charged = tuple(
-            Charged(charges.bucket(i).limit.name, plan, self._address(charges, i), kind, cost, start_us)
-            for i, kind, cost, start_us in charges.settlement()
+            Charged(
+                limit_digest(charges.bucket(i).limit.identity), plan, self._address(charges, i), kind, cost, start_us
+            )
+            for i, plan, kind, cost, start_us in charges.settlement()
         )
         if not charged:
             return None
@@ -199,8 +198,6 @@ class Shield:
 
         actual = {"cost": _figure("cost", cost), "bytes": _figure("bytes", bytes)}
         opened = await self._open_receipt(receipt)
-        if self._now_us() >= opened.expires_us:
-            raise ReceiptError("the receipt has expired")
         entries = [
             SettlementEntry(
                 limit=self._limits[charged.limit],
@@ -215,7 +212,9 @@ class Shield:
         ]
         if not entries:
             return True
-        settlement = Settlement(opened.id, opened.expires_us, opened.charged_us, tuple(entries))
+        settlement = Settlement(
+            opened.id, opened.expires_us, opened.charged_us, tuple(entries), compiled=self._compiled
+        )
         return await self.store.settle(settlement)
 
     async def release(self, leases: Sequence[str]) -> int:
@@ -244,9 +243,6 @@ class Shield:
         if self._handles is None and self._remote is not None:
             with contextlib.suppress(StoreError):  # no receipts until the store answers
                 self._handles = Handles(await self._remote.shared_secret())
-
-    def _now_us(self) -> int:
-        return (self._clock() if self._clock is not None else time.time_ns()) // 1000
 
     # ---- policy -----------------------------------------------------------------------------------------------------
 

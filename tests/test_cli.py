@@ -120,7 +120,7 @@ def test_a_valid_policy_is_summed_up(run: Run, tmp_path: Path) -> None:
     for words in (
         ("user-burst", "tenant, user", "token-bucket", "10/s, burst 20", "POST /orders/{id}", "1 plan"),
         ("address", "ip", "sliding-window", "2 per 1h", "every request"),
-        ("tenant-month", "1000 per month (Europe/Oslo)", "shadow"),
+        ("tenant-month", "1,000 per month (Europe/Oslo)", "shadow"),
         ("exports", "concurrency", "20 in flight, ttl 1m"),
     ):
         [line] = [line for line in lines if line.startswith(words[0])]

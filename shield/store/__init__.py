@@ -15,7 +15,7 @@ from shield.store.url import StoreURLError, split_url
 
 if TYPE_CHECKING:
     from shield.clock import Clock
-    from shield.core import Bucket, Charges
+    from shield.core import Bucket, Charges, CompiledPolicy
     from shield.policy.model import Limit, Numbers
 
 __all__ = ["Lease", "RemoteStore", "Settlement", "SettlementEntry", "Store", "StoreURLError", "open_store"]
@@ -51,6 +51,8 @@ class Settlement:
     expires_us: int
     charged_at_us: int
     entries: tuple[SettlementEntry, ...]
+    compiled: CompiledPolicy | None = None
+    """The policy that `entries` speak of, for a store of this process: it counts by its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,9 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
         parts.must_be_bare()
         return MemoryStore(
             **parts.options.take(
-                max_keys=parts.options.whole(1, 1_000_000_000), max_leases=parts.options.whole(1, 10_000_000)
+                max_keys=parts.options.whole(1, 1_000_000_000),
+                max_leases=parts.options.whole(1, 10_000_000),
+                max_receipts=parts.options.whole(1, 1_000_000_000),
             ),
             clock=clock,
         )

@@ -93,13 +93,6 @@ class FailingStore:
             raise AttributeError(name)
         return getattr(self.wrapped, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The facade tells a local store which policy is in force: that belongs to the one that settles.
-        if name == "compiled":
-            self.wrapped.compiled = value  # type: ignore[attr-defined]
-        else:
-            object.__setattr__(self, name, value)
-
     def _count(self, operation: str) -> Failure | None:
         self.operations += 1
         how = self._planned.pop(self.operations, self._always)

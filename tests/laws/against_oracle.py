@@ -70,6 +70,7 @@ class Game:
     def __init__(self, shield: Shield, set_clock: Callable[[int], None], source: random.Random, now_us: int) -> None:
         self.shield, self.set_clock, self.source, self.now_us = shield, set_clock, source, now_us
         self.oracle = Oracle()
+        self.settled_us = 0
         self.receipts: list[tuple[str, int, str | None, list[Settled]]] = []
         self.leases: list[tuple[str, Limit, tuple[str, ...], str]] = []
         self.has_leases = any(limit.algorithm == "concurrency" for limit in shield.policy.limits)
@@ -153,7 +154,9 @@ class Game:
         if not self.receipts:
             return
         receipt, charged_us, plan, entries = self.source.choice(self.receipts)
-        if self.now_us >= charged_us + self.shield.policy.settle_within_us:
+        # A receipt that has once expired stays so, wherever the clock goes.
+        self.settled_us = max(self.settled_us, self.now_us)
+        if self.settled_us >= charged_us + self.shield.policy.settle_within_us:
             return
         actual = self.source.choice([0, 1, entries[0].charged, entries[0].charged + 3, 10**12])
         by_name = {limit.name: limit for limit in self.shield.policy.limits}

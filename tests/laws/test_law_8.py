@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from shield import Policy, ReceiptError, Request, Shield
+from shield import Policy, ReceiptError, Request, Shield, StoreError
 from shield.core import Registry, Table
 from shield.receipt import MAX_HANDLE_CHARS
 
@@ -70,3 +72,57 @@ def test_bounds_are_checked_where_they_are_set():
     for options in ({"max_keys": 0}, {"max_keys": 10**10}, {"max_leases": 0}, {"max_leases": 10**9}):
         with pytest.raises(ValueError, match=next(iter(options))):
             Table(Registry(), **options)
+
+
+async def test_settled_receipts_have_a_bound_of_their_own():
+    """Marks of settled receipts must not push anybody's bucket out of the table."""
+    now = [1_763_900_000 * S]
+    policy = Policy.parse(
+        'version = 1\nname = "r"\n[[limit]]\nname = "b"\nkey = ["user"]\nrate = "10/h"\ncost = "request"\n'
+    )
+    shield = Shield(policy, "memory://?max_keys=100&max_receipts=20", clock=lambda: now[0])
+    receipts = [shield.check_nowait(Request(user=f"u{i}", cost=2)).receipt for i in range(21)]
+    for receipt in receipts[:20]:
+        assert await shield.report(receipt, cost=1)
+    with pytest.raises(StoreError, match="max_receipts"):
+        await shield.report(receipts[20], cost=1)
+    assert shield.stats()["keys"] == 21
+    now[0] += 299 * S
+    assert not await shield.report(receipts[0], cost=0), "settled before"
+    now[0] += S
+    with pytest.raises(ReceiptError, match="expired"):
+        await shield.report(receipts[0], cost=0)
+    now[0] -= S
+    with pytest.raises(ReceiptError, match="expired"):
+        await shield.report(receipts[0], cost=0)
+    later = shield.check_nowait(Request(user="later", cost=2)).receipt
+    with pytest.raises(ReceiptError, match="expired"):
+        await shield.report(receipts[20], cost=1)
+    assert await shield.report(later, cost=1), "what has expired makes room"
+
+
+def test_calendar_buckets_that_nobody_asks_for_any_more_are_forgotten():
+    """A limit that was renamed leaves its cells behind: they must go when their day is over, asked or not."""
+    now = [1_763_900_000 * S]
+
+    def policy(name: str) -> Policy:
+        return Policy.parse(
+            f'version = 1\nname = "c"\n[[limit]]\nname = "{name}"\nkey = ["user"]\nalgorithm = "fixed-window"\n'
+            'rate = "1/day"\nalign = "day"\n'
+        )
+
+    shield = Shield(policy("old"), "memory://?max_keys=200", clock=lambda: now[0])
+    assert all(shield.check_nowait(Request(user=f"u{i}")).allowed for i in range(200))
+    asyncio.run(shield.replace_policy(policy("new")))
+    now[0] += 3 * 86_400 * S
+    assert all(shield.check_nowait(Request(user=f"v{i}")).allowed for i in range(150))
+
+
+def test_a_leases_bound_counts_what_one_request_takes_together():
+    limits = "".join(
+        f'[[limit]]\nname = "s{i}"\nkey = ["user"]\nalgorithm = "concurrency"\nlimit = 9\n' for i in range(5)
+    )
+    shield = Shield(Policy.parse(f'version = 1\nname = "many"\n{limits}'), "memory://?max_leases=4")
+    decision = shield.check_nowait(Request(user="u"))
+    assert (decision.reason, decision.violated) == ("store_full", ["s4"])
+    assert shield.stats()["leases"] == 0

@@ -399,6 +399,10 @@ HOSTILE = [
     ({"user": "u", "method": 7}, "method"),
     ({"user": "u", "content_type": 7, "bytes": 7}, "content_type"),
     ({"user": "u", "plan": ["pro"]}, "plan"),
+    ({"user": "u", "plan": "\udcff"}, "plan"),
+    ({"user": "u", "plan": "p" * 2000}, "plan"),
+    ({"user": "u", "request_id": "\udcff"}, "request_id"),
+    ({"user": "u", "request_id": 7}, "request_id"),
     ({"user": "u", "attributes": ["country"]}, "attributes"),
     ({"user": "u", "attributes": {"country": ["NO"]}}, "attributes.country"),
 ]
@@ -449,3 +453,22 @@ async def test_one_ipv6_customer_is_one_subject(make_world):
     assert (await world.ask(ip="2001:db9::1000")).allowed
     assert (await world.ask(ip="10.1.1.1")).allowed
     assert not (await world.ask(ip="::ffff:10.1.1.1")).allowed
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        'algorithm = "fixed-window"\nrate = "10/h"',
+        'algorithm = "concurrency"\nlimit = 3',
+        'rate = "10/h"\nkey = ["tenant"]',
+    ],
+)
+async def test_a_receipt_means_the_limit_that_was_charged_and_not_its_namesake(make_world, other):
+    world = await make_world(policy(bucket("b", "10/h", 10, cost="request"), bucket("c", "9/h", 9, cost="request")))
+    decision = await world.ask(user="u", tenant="u", cost=5)
+    changed = f'[[limit]]\nname = "b"\ncost = "request"\n{other}\n' + ("" if "key" in other else 'key = ["user"]\n')
+    await world.shield.replace_policy(Policy.parse(policy(changed, bucket("c", "9/h", 9, cost="request"))))
+    await world.ask(user="u", tenant="u", cost=1)
+    assert await world.shield.report(decision.receipt, cost=2)
+    assert await world.remaining("c", user="u", tenant="u") == 9 - 1 - 2
+    assert await world.remaining("b", user="u", tenant="u") in (9, 2)  # one of what the new limit has, nothing else

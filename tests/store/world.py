@@ -81,8 +81,8 @@ class World:
     def settlement(self, charges: Charges, receipt: bytes, actual: int, expires_us: int = 2**52) -> Settlement:
         """What the facade would make of a report of the actual cost."""
         entries = [
-            SettlementEntry(bucket.limit, self.store.address(bucket), cost, actual, start_us, charges.request.plan)
-            for i, _, cost, start_us in charges.settlement()
+            SettlementEntry(bucket.limit, self.store.address(bucket), cost, actual, start_us, plan)
+            for i, plan, _, cost, start_us in charges.settlement()
             for bucket in (charges.bucket(i),)
         ]
         return Settlement(receipt, expires_us, charges.now_us, tuple(entries))
