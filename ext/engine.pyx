@@ -12,6 +12,7 @@ through `Charges.resolve`. The classes live in one extension because they read e
 import heapq
 import os
 from collections import OrderedDict
+from types import MemberDescriptorType
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
