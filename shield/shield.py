@@ -74,6 +74,7 @@ class Shield:
         self._remote = self.store if isinstance(self.store, RemoteStore) else None
         self._trace = trace
         self._handles = Handles(secret) if secret is not None else None
+        self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
             self._handles = Handles(os.urandom(32))
         self._adopt(policy)
@@ -138,7 +139,7 @@ class Shield:
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
         if decision is None:
             decision = Decision(charges)
-        if decision.has_sequel and self._handles is not None:
+        if decision.has_sequel:
             decision.attach(self._receipt(charges), self._leases(charges))
         if self._trace is not None:
             self._trace(self._record(charges, decision))
@@ -176,23 +177,23 @@ class Shield:
         return self._handles.seal_receipt(Receipt(os.urandom(16), expires_us, charges.now_us, charged))
 
     def _leases(self, charges: Charges) -> list[str]:
-        if self._handles is None:
+        handles, where = (self._own, "local") if charges.degraded else (self._handles, "store")
+        if handles is None:
             return []
         held = []
         for i, lease_id in charges.leases():
             address = charges.address_of(i) if charges.degraded else self._address(charges, i)
-            where = "local" if charges.degraded else "store"
-            lease = HeldLease(charges.bucket(i).limit.name, address, lease_id, where)
-            held.append(self._handles.seal_lease(lease))
+            held.append(handles.seal_lease(HeldLease(charges.bucket(i).limit.name, address, lease_id, where)))
         return held
 
     async def report(self, receipt: str, *, cost: int | None = None, bytes: int | None = None) -> bool:
         """Settles what a request really took: the difference is refunded or charged, once, on any node.
 
         `cost` settles limits with `cost = "request"`, `bytes` those with `cost = "bytes"`; a figure that is not given
-        leaves its charges as they are. False when this receipt was settled before. ReceiptError for a receipt that is
-        not of this service, altered or expired; RequestError for a figure that is none; StoreError when the store is
-        away.
+        leaves its charges as they are. False when there was nothing to settle or it was settled before.
+
+        ReceiptError for a receipt that is not of this service, altered or expired; RequestError for a figure that is
+        none; StoreError when the store is away.
         """
         from shield.store import Settlement, SettlementEntry
 
@@ -211,7 +212,7 @@ class Shield:
             if charged.limit in self._limits and (figure := actual.get(charged.kind)) is not None
         ]
         if not entries:
-            return True
+            return False
         settlement = Settlement(
             opened.id, opened.expires_us, opened.charged_us, tuple(entries), compiled=self._compiled
         )
@@ -223,15 +224,21 @@ class Shield:
 
         await self._agree_on_secret()
         there: dict[str, list[Lease]] = {"store": [], "local": []}
+        unread = 0
         for text in leases:
-            try:
-                held = self._handles.open_lease(text) if self._handles else None
-            except ReceiptError:
-                continue
-            if held is not None and held.where in there:
-                there[held.where].append(Lease(held.limit, held.address, held.lease_id))
+            held = _opened(self._own, text) or _opened(self._handles, text)
+            if held is None:
+                unread += 1
+            else:
+                there["store" if held.where == "store" else "local"].append(
+                    Lease(held.limit, held.address, held.lease_id)
+                )
         freed = await self._local.release(there["local"]) if there["local"] else 0
-        return freed + (await self.store.release(there["store"]) if there["store"] else 0)
+        if there["store"]:
+            freed += await self.store.release(there["store"])
+        if unread and self._handles is None:
+            raise StoreError("the store has not yet handed out the secret that leases are sealed with")
+        return freed
 
     async def _open_receipt(self, receipt: str) -> Receipt:
         await self._agree_on_secret()
@@ -281,6 +288,14 @@ def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:
         ],
         ipv6_prefix=policy.identity.ipv6_prefix,
     )
+
+
+def _opened(handles: Handles | None, text: str) -> HeldLease | None:
+    """The lease, if these handles sealed it."""
+    try:
+        return handles.open_lease(text) if handles is not None else None
+    except ReceiptError:
+        return None
 
 
 def _figure(field: str, value: int | None) -> int | None:

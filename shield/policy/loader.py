@@ -55,6 +55,9 @@ def parse(text: str | bytes, format: str = "toml", source: str | None = None) ->
         _refuse(f"found tables or lists nested too deeply; allowed: at most {MAX_DEPTH} levels", source)
     except ValueError as error:
         _refuse(f"not readable as {format.upper()}: {_one_line(error)}", source)
+    if tree == {}:
+        # A file that was cut off or is being written must not switch every limit off; `version = 1` alone may.
+        _refuse("found nothing; allowed: a policy, at least `version = 1`", source)
     return build(tree, source)
 
 

@@ -197,7 +197,15 @@ def _culprit(path: str, body: bytes) -> str:
     try:
         members = msgspec.json.decode(body)[name]
         wrong = next(key for key, value in members.items() if not isinstance(value, allowed))
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError, StopIteration):
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        StopIteration,
+    ):
         return name
     return f"{name}.{_short(wrong)}"
 

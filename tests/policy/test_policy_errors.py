@@ -434,12 +434,19 @@ def test_odd_files(tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b"#" * (MAX_BYTES + 10))
     with pytest.raises(PolicyError, match="more than 1,048,576 bytes"):
         Policy.load(tmp_path / "big.toml")
-    (tmp_path / "full.toml").write_bytes(b"#" * MAX_BYTES)
+    (tmp_path / "full.toml").write_bytes(b"version = 1\n" + b"#" * (MAX_BYTES - 12))
     assert Policy.load(tmp_path / "full.toml") == Policy()
 
 
+@pytest.mark.parametrize(("format", "text"), [("toml", ""), ("toml", "# cut off"), ("yaml", "{}"), ("json", "{}")])
+def test_nothing_is_no_policy(format: str, text: str) -> None:
+    """A file that is being written, or was cut off, must not switch every limit of a running server off."""
+    with pytest.raises(PolicyError, match="version = 1"):
+        Policy.parse(text, format)
+
+
 def test_decorated_comments_are_no_dotted_keys() -> None:
-    assert Policy.parse("#" + "-." * 100 + "\n  # " + "a." * 100) == Policy()
+    assert Policy.parse("version = 1\n#" + "-." * 100 + "\n  # " + "a." * 100) == Policy()
     assert Policy.parse('owner = "a.b.c.d.e.f.g.h.i.j"').owner == "a.b.c.d.e.f.g.h.i.j"
 
 

@@ -130,7 +130,8 @@ def test_the_same_policy_in_three_syntaxes_and_from_files(tmp_path: Path) -> Non
 
 
 def test_defaults() -> None:
-    assert Policy.parse("") == Policy.parse("", "yaml") == Policy.parse("{}", "json") == Policy()
+    texts = {"toml": "version = 1", "yaml": "version: 1", "json": '{"version": 1}'}
+    assert all(Policy.parse(text, format) == Policy() for format, text in texts.items())
     policy = Policy()
     assert policy.identity == Identity(("127.0.0.0/8", "::1/128"), 64, True, {})
     assert (policy.version, policy.name, policy.owner, policy.settle_within_us) == (
@@ -328,7 +329,7 @@ NO_LIMIT_AT_ALL = "a request without user or tenant would meet no limit at all"
         (BY_IP, None),
         (BY_IP + BY_USER, None),
         (BY_USER + 'missing = "deny"\n', None),
-        ("", "no limits"),
+        ("version = 1\n", "no limits"),
         (BY_USER, NO_LIMIT_AT_ALL),
         (BY_USER.replace('["tenant", "user"]', '["ip", "user"]'), NO_LIMIT_AT_ALL),
         (BY_USER.replace('["tenant", "user"]', '["api_key"]'), NO_LIMIT_AT_ALL),

@@ -145,3 +145,15 @@ def test_releases_are_bounded() -> None:
         with pytest.raises(RequestError) as caught:
             decode_release(body)
         assert caught.value.field == field, caught.value
+
+
+@pytest.mark.parametrize("field", ["attributes", "headers"])
+@pytest.mark.parametrize("value", ["deep object", "deep array", "not UTF-8 behind it"])
+def test_a_bomb_inside_a_map_is_the_callers_error(field: str, value: str) -> None:
+    values = {
+        "deep object": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        "deep array": b"[" * 10_000 + b"]" * 10_000,
+        "not UTF-8 behind it": b'[],"b":"\xff"',
+    }
+    with pytest.raises(RequestError):
+        decode_check(b'{"%s":{"x":%s}}' % (field.encode(), values[value]))
