@@ -1,7 +1,6 @@
 from shield.core.bucket import Bucket
 
 cdef extern from "Python.h":
-    Py_ssize_t PyUnicode_GET_LENGTH(object text) nogil
 
     ctypedef struct PyMemberDef:
         int type
@@ -302,11 +301,12 @@ cdef class CompiledPolicy:
         if not PyUnicode_Check(value):
             charges.refuse("invalid", f"{name}: expected text, not {type(value).__name__}")
             return None
-        try:
-            PyUnicode_AsUTF8AndSize(value, &size_bytes)
-        except UnicodeEncodeError as error:
-            charges.refuse("invalid", malformed(name, error))
-            return None
+        if ascii_of(value, &size_bytes) == NULL:
+            try:
+                PyUnicode_AsUTF8AndSize(value, &size_bytes)
+            except UnicodeEncodeError as error:
+                charges.refuse("invalid", malformed(name, error))
+                return None
         if size_bytes > MAX_TEXT_BYTES:
             charges.refuse("invalid", f"{name}: {size_bytes} bytes, at most {MAX_TEXT_BYTES} are allowed")
             return None
@@ -322,15 +322,11 @@ cdef class CompiledPolicy:
         if not PyUnicode_Check(text):
             charges.refuse("invalid", f"ip: expected an address as text, not {type(text).__name__}")
             return 0
-        try:
-            data = PyUnicode_AsUTF8AndSize(text, &size_bytes)
-        except UnicodeEncodeError:
-            charges.refuse("invalid", "ip: not an IPv4 or IPv6 address")
-            return 0
-        if size_bytes == 0:
+        data = ascii_of(text, &size_bytes)
+        if data != NULL and size_bytes == 0:
             return 0
         # 45 characters hold any address; inet_pton would stop at a NUL byte and believe what came before.
-        if size_bytes <= 45 and memchr(data, 0, size_bytes) == NULL:
+        if data != NULL and size_bytes <= 45 and memchr(data, 0, size_bytes) == NULL:
             if inet_pton(AF_INET, data, a) == 1:
                 charges.address_bytes = 4
                 return 0
@@ -391,14 +387,23 @@ cdef class CompiledPolicy:
                 data = <const char *>charges.address
                 size_bytes = charges.address_bytes
             else:
-                try:
-                    value = self.value_of(request, g.fields[i])
+                value = None
+                if not self.is_attribute[g.fields[i]] and g.fields[i] != self.path_field:
+                    value = self.fact(request, FACT_KEYS + g.fields[i])
                     if value is None:
                         return 2
-                    data = PyUnicode_AsUTF8AndSize(value, &size_bytes)
-                except (TypeError, ValueError) as error:
-                    charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
-                    return 3
+                data = ascii_of(value, &size_bytes)
+                if data != NULL and size_bytes == 0:
+                    return 2
+                if data == NULL:
+                    try:
+                        value = self.value_of(request, g.fields[i])
+                        if value is None:
+                            return 2
+                        data = PyUnicode_AsUTF8AndSize(value, &size_bytes)
+                    except (TypeError, ValueError) as error:
+                        charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
+                        return 3
             if used + 4 + size_bytes > KEY_BUFFER_BYTES:
                 return self.hash_long(charges, request, group, h)
             size32 = <uint32_t>size_bytes

@@ -22,7 +22,7 @@ from libc.string cimport memchr, memcpy, memset
 
 from keys cimport (
     MAX_COST_BITS, PyBool_Check, PyLong_AsLongLongAndOverflow, PyLong_Check, PyUnicode_AsUTF8AndSize, PyUnicode_Check,
-    never_zero, read_clock,
+    PyUnicode_GET_LENGTH, ascii_of, never_zero, read_clock,
 )
 from keytable cimport (
     SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, home_of, prefetch, table_close, table_find, table_insert, table_open, table_sweep,

@@ -13,6 +13,9 @@ cdef extern from "Python.h":
     bint PyBytes_Check(object value)
     bint PyLong_Check(object value)
     bint PyBool_Check(object value)
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    void *PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
 
 cdef enum:
@@ -30,8 +33,24 @@ cdef inline int64_t cost_of(object value) except -1:
         raise ValueError(f"cost must be from 0 to 2**53 - 1, not {str(value)[:40]}")
     return cost
 
+cdef inline const char *ascii_of(object text, Py_ssize_t *size_bytes) noexcept:
+    """The bytes of a str that is plain ASCII, as most keys are, without a call; NULL for other texts and for what is no str."""
+    if PyUnicode_Check(text) and PyUnicode_IS_COMPACT_ASCII(text):
+        size_bytes[0] = PyUnicode_GET_LENGTH(text)
+        return <const char *>PyUnicode_DATA(text)
+    return NULL
+
 cdef inline int hash_key(object key, uint64_t k0, uint64_t k1, Hash128 *h) except -1:
     """Hashes the key's bytes (UTF-8 of a str; any str has some, lone surrogates included)."""
+    cdef const char *data
+    cdef Py_ssize_t size_bytes
+    data = ascii_of(key, &size_bytes)
+    if data != NULL:
+        h[0] = never_zero(siphash128(<const uint8_t *>data, <size_t>size_bytes, k0, k1))
+        return 0
+    return hash_other_key(key, k0, k1, h)
+
+cdef inline int hash_other_key(object key, uint64_t k0, uint64_t k1, Hash128 *h) except -1:
     cdef const char *data
     cdef Py_ssize_t size_bytes
     if PyUnicode_Check(key):

@@ -69,6 +69,7 @@ cdef class KeyedLimiter:
             raise MemoryError(f"no memory for max_keys={max_keys}")
         return 0
 
+    @cython.final
     cdef inline int check_made(self) except -1:
         if self.table.cells == NULL:
             raise TypeError("this limiter was never initialised")
@@ -87,34 +88,37 @@ cdef class KeyedLimiter:
         """Address space of the table: its bound, reached as keys arrive."""
         return self.table.size_bytes
 
-    cdef bint ask(self, Hash128 h, int64_t cost, int64_t now_us, bint commit, Cell *state) noexcept:
-        """One step: the verdict, and in `state` the key's cell after it."""
+    cdef bint ask(self, const Hash128 *h, int64_t cost, int64_t now_us, bint commit, Cell *after) noexcept:
+        """One step: the verdict, and in `after`, unless it is NULL, the key's cell after it."""
         cdef Cell *cell = table_find(&self.table, h.a, h.b)
+        cdef Cell state  # local, so that it lives in registers
         cdef bint rebased = False, allowed, newcomer = cell == NULL
         if newcomer:
             if self.table.count >= self.table.max_cells:
                 table_sweep(&self.table, &self.numbers, now_us, SWEEP_SLOTS_FULL)
             if self.table.count >= self.table.max_cells:
                 if self.when_full != SHARE:
-                    fresh(state, &self.numbers, now_us)
+                    if after != NULL:
+                        fresh(after, &self.numbers, now_us)
                     return cost == 0 or (self.when_full == ALLOW and cost <= self.numbers.limit)
                 cell = &self.shared
                 newcomer = False
         # A bucket of one's own starts at the level of the shared one: whoever spent there is not forgiven.
-        state[0] = self.shared if cell == NULL else cell[0]
-        rebased = touch(state, &self.numbers, &self.numbers, now_us)
-        allowed = fits(state, &self.numbers, cost, now_us)
-        if not commit or cost == 0 or not (allowed or rebased):
-            return allowed
-        if allowed:
-            take(state, &self.numbers, cost)
-        if newcomer:
-            cell = table_insert(&self.table, h.a, h.b)
-        state.hash_a = cell.hash_a
-        state.hash_b = cell.hash_b
-        cell[0] = state[0]
-        if newcomer:
-            table_sweep(&self.table, &self.numbers, now_us, SWEEP_SLOTS)
+        state = self.shared if cell == NULL else cell[0]
+        rebased = touch(&state, &self.numbers, &self.numbers, now_us)
+        allowed = fits(&state, &self.numbers, cost, now_us)
+        if commit and cost > 0 and (allowed or rebased):
+            if allowed:
+                take(&state, &self.numbers, cost)
+            if newcomer:
+                cell = table_insert(&self.table, h.a, h.b)
+            cell.at_us = state.at_us
+            cell.low = state.low
+            cell.high = state.high
+            if newcomer:
+                table_sweep(&self.table, &self.numbers, now_us, SWEEP_SLOTS)
+        if after != NULL:
+            after[0] = state
         return allowed
 
     cdef object status(self, object key, object cost, bint commit):
@@ -125,7 +129,7 @@ cdef class KeyedLimiter:
         self.check_made()
         hash_key(key, self.k0, self.k1, &h)
         now_us = read_clock(self.clock, self.monotonic)
-        cdef bint allowed = self.ask(h, units, now_us, commit, &state)
+        cdef bint allowed = self.ask(&h, units, now_us, commit, &state)
         cdef object retry
         if allowed:
             retry = 0.0
@@ -147,11 +151,10 @@ cdef class KeyedLimiter:
         """
         cdef int64_t units = 1 if cost is ONE else cost_of(cost)
         cdef Hash128 h
-        cdef Cell state
         self.check_made()
         hash_key(key, self.k0, self.k1, &h)
         prefetch(&self.table.cells[home_of(&self.table, h.a)])  # on its way while the clock is read
-        return self.ask(h, units, read_clock(self.clock, self.monotonic), True, &state)
+        return self.ask(&h, units, read_clock(self.clock, self.monotonic), True, NULL)
 
     def take(self, key, cost=1):
         """Like `allow`, with everything there is to say: a `LimitStatus`."""
@@ -175,7 +178,6 @@ cdef class KeyedLimiter:
         cdef int64_t units = 0
         cdef int64_t now_us
         cdef Hash128 hashes[BATCH]
-        cdef Cell state
         self.check_made()
         if isinstance(cost, int):
             units = cost_of(cost)
@@ -198,7 +200,7 @@ cdef class KeyedLimiter:
             for i in range(size):
                 if costs is not None:
                     units = cost_of(costs[start + i])
-                answers.append(self.ask(hashes[i], units, now_us, True, &state))
+                answers.append(self.ask(&hashes[i], units, now_us, True, NULL))
             start += size
         return answers
 
