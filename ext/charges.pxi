@@ -111,6 +111,11 @@ cdef class Charges:
             raise IndexError(f"charge {i} of {self.n}")
         return 0
 
+    def limit(self, int i):
+        """The limit that charge `i` is of."""
+        self.check_index(i)
+        return self.policy.limits[self.items[i].limit]
+
     def bucket(self, int i):
         """Charge `i` in the words of the policy, for a store that keeps buckets elsewhere."""
         self.check_index(i)

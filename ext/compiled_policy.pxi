@@ -64,7 +64,6 @@ cdef enum:
 
 cdef dict WHEN_FULL = {"share": 0, "deny": 1, "allow": 2}
 cdef dict WHEN_STORE_FAILS = {"local": 0, "deny": 1, "allow": 2}
-cdef tuple NO_WORDS = ()
 
 
 @cython.final
@@ -78,6 +77,7 @@ cdef class CompiledPolicy:
 
     cdef Registry registry
     cdef readonly tuple limits
+    cdef readonly dict index      # name of a limit -> its place in `limits`
     cdef CompiledLimit *items
     cdef KeyGroup *groups
     cdef int n_limits
@@ -105,6 +105,7 @@ cdef class CompiledPolicy:
         self.registry = registry
         self.limits = tuple(limits)
         self.n_limits = len(self.limits)
+        self.index = {limit.name: i for i, limit in enumerate(self.limits)}
         self.select, self.guard, self.normalise = select, guard, normalise
         self.windows = list(windows) if windows is not None else [None] * self.n_limits
         self.ipv6_prefix = ipv6_prefix

@@ -29,7 +29,7 @@ from keytable cimport (
 )
 from level cimport (
     CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, fresh, give_back, level_of,
-    owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch, window_start,
+    owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch,
 )
 from siphash cimport Hash128, siphash128
 from ticks cimport ceil_div, clip_us, from_u128, seconds, u128

@@ -8,7 +8,7 @@ so expiry costs a bounded time per call. A live cell is never dropped to make ro
 Only `table_sweep` moves cells. It runs at the end of a step, so that pointers found at its beginning stay good.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stddef cimport size_t
 from level cimport Cell, Numbers, forgettable
 from ticks cimport mulhi

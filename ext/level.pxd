@@ -11,7 +11,7 @@ Until: `at_us` the instant from which the cell means nothing (a settled receipt,
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from ticks cimport ceil_div, clip_us, u128
+from ticks cimport ceil_div, u128
 
 cdef enum Algorithm:
     UNTIL = 0

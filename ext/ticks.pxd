@@ -7,7 +7,7 @@ bits, a level in debt 73, a refused cost of 2^53 - 1 another 95: more than int64
 Signed overflow would fail open without a word; unsigned 128-bit sums of these operands cannot overflow at all.
 """
 
-from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 
 cdef extern from *:
     """

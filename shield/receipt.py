@@ -50,12 +50,11 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HeldLease(msgspec.Struct, frozen=True, array_like=True):
-    """Places of one concurrency limit. `where` tells a place in the store from one in the local stand-in."""
+    """Places of one concurrency limit."""
 
     limit: str
     address: bytes
     lease_id: str
-    where: str
 
 
 class Handles:

@@ -6,6 +6,9 @@ from typing import Any
 
 import msgspec
 
+MAX_COST = 2**53 - 1
+"""The largest cost or size: whole numbers up to here are exact in JSON and in Lua."""
+
 Attribute = str | int | float | bool | None
 
 

@@ -23,13 +23,11 @@ from shield.policy.calendar import window_of
 from shield.policy.matcher import Matcher
 from shield.policy.path import normalise
 from shield.receipt import Charged, Handles, HeldLease, Receipt, limit_digest
-from shield.request import Request
+from shield.request import MAX_COST, Request
 from shield.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     from shield.store import Store
-
-MAX_COST = 2**53 - 1
 
 
 class Explanation(NamedTuple):
@@ -166,9 +164,7 @@ class Shield:
         if self._handles is None or charges.degraded or not (charges.admitted and charges.settleable):
             return None
         charged = tuple(
-            Charged(
-                limit_digest(charges.bucket(i).limit.identity), plan, self._address(charges, i), kind, cost, start_us
-            )
+            Charged(limit_digest(charges.limit(i).identity), plan, self._address(charges, i), kind, cost, start_us)
             for i, plan, kind, cost, start_us in charges.settlement()
         )
         if not charged:
@@ -177,13 +173,14 @@ class Shield:
         return self._handles.seal_receipt(Receipt(os.urandom(16), expires_us, charges.now_us, charged))
 
     def _leases(self, charges: Charges) -> list[str]:
-        handles, where = (self._own, "local") if charges.degraded else (self._handles, "store")
+        # Which secret opens a lease says where its place is: the shared one in the store, our own in this process.
+        handles = self._own if charges.degraded else self._handles
         if handles is None:
             return []
         held = []
         for i, lease_id in charges.leases():
             address = charges.address_of(i) if charges.degraded else self._address(charges, i)
-            held.append(handles.seal_lease(HeldLease(charges.bucket(i).limit.name, address, lease_id, where)))
+            held.append(handles.seal_lease(HeldLease(charges.limit(i).name, address, lease_id)))
         return held
 
     async def report(self, receipt: str, *, cost: int | None = None, bytes: int | None = None) -> bool:
@@ -223,19 +220,19 @@ class Shield:
         from shield.store import Lease
 
         await self._agree_on_secret()
-        there: dict[str, list[Lease]] = {"store": [], "local": []}
+        here: list[Lease] = []
+        there: list[Lease] = []
         unread = 0
         for text in leases:
-            held = _opened(self._own, text) or _opened(self._handles, text)
-            if held is None:
-                unread += 1
+            if (held := _opened(self._own, text)) is not None:
+                here.append(Lease(held.limit, held.address, held.lease_id))
+            elif (held := _opened(self._handles, text)) is not None:
+                there.append(Lease(held.limit, held.address, held.lease_id))
             else:
-                there["store" if held.where == "store" else "local"].append(
-                    Lease(held.limit, held.address, held.lease_id)
-                )
-        freed = await self._local.release(there["local"]) if there["local"] else 0
-        if there["store"]:
-            freed += await self.store.release(there["store"])
+                unread += 1
+        freed = await self._local.release(here) if here else 0
+        if there:
+            freed += await self.store.release(there)
         if unread and self._handles is None:
             raise StoreError("the store has not yet handed out the secret that leases are sealed with")
         return freed

@@ -8,10 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shield.identity.address import MAX_HOPS, TrustedProxies, address_key, parse_address
+from shield import Policy, Request
+from shield.core import CompiledPolicy, Registry
+from shield.identity.address import MAX_HOPS, TrustedProxies, parse_address
 
 LOCAL = TrustedProxies(["127.0.0.0/8", "::1/128"])
 CHAIN = TrustedProxies(["10.0.0.0/8", "192.0.2.7", "2001:db8:1::/48"])
+
+
+BY_ADDRESS = Policy.parse('[[limit]]\nname = "address"\nkey = ["ip"]\nrate = "1/s"\n')
+
+
+def address_key(ip: str, ipv6_prefix: int) -> bytes:
+    """What the core counts an address by, once read as a proxy may have written it: 4 bytes, or 16 of a network."""
+    request = Request(ip=str(parse_address(ip)))
+    charges = CompiledPolicy(Registry(), BY_ADDRESS.limits, ipv6_prefix=ipv6_prefix).charges(request)
+    return charges.bucket(0).partition[4:]
 
 
 @pytest.mark.parametrize(

@@ -48,19 +48,6 @@ def parse_address(text: str) -> Address:
     return parsed.ipv4_mapped or parsed
 
 
-@lru_cache(maxsize=_ADDRESSES_KEPT)
-def address_key(ip: str, ipv6_prefix: int) -> bytes:
-    """What a limit counts by: 4 bytes of an IPv4 address, or 16 of an IPv6 network of `ipv6_prefix` bits.
-
-    Every spelling of an address gives the same bytes. Raises ValueError for text that is no address.
-    """
-    address = parse_address(ip)
-    if isinstance(address, IPv4Address):
-        return address.packed
-    host_bits = 128 - ipv6_prefix
-    return ((int(address) >> host_bits) << host_bits).to_bytes(16, "big")
-
-
 class TrustedProxies:
     """The networks whose word in X-Forwarded-For counts. A unix socket is one's own machine, so trusted."""
 

@@ -15,12 +15,12 @@ from shield.policy.kinds import Key, ListOf, MapOf, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
 from shield.policy.report import suggestion
 from shield.policy.scalars import Scalar, Wrong
+from shield.request import MAX_COST
 
 MAX_LIMITS = 1_024
 MAX_UNITS = 10**9  # burst and limit: together with the longest period what exact store arithmetic is made for
 MAX_KEY_FIELDS = 8  # the core hashes them side by side
 MAX_PLACES = 1_024  # of a concurrency limit: every place is remembered by itself
-MAX_COST = 2**53 - 1  # whole numbers up to here are exact in JSON and in Lua
 NAME = r"[a-z0-9][a-z0-9_.-]{0,63}"
 
 KEY_FIELDS = (

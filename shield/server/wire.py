@@ -16,10 +16,8 @@ import msgspec
 
 from shield.errors import RequestError
 from shield.policy.report import found, suggestion
-from shield.request import Request
+from shield.request import MAX_COST, Request
 from shield.server.bounds import MAX_BATCH, MAX_LEASES
-
-MAX_COST: Final = 2**53 - 1
 
 
 class Report(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):

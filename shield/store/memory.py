@@ -62,9 +62,15 @@ class MemoryStore:
         compiled = settlement.compiled
         if compiled is None:
             raise ValueError("a store of this process settles under a compiled policy")
-        index = {limit.name: i for i, limit in enumerate(compiled.limits)}
         entries = [
-            (index[entry.limit.name], entry.plan, entry.address, entry.charged, entry.actual, entry.window_start_us)
+            (
+                compiled.index[entry.limit.name],
+                entry.plan,
+                entry.address,
+                entry.charged,
+                entry.actual,
+                entry.window_start_us,
+            )
             for entry in settlement.entries
         ]
         try:

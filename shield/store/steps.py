@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from shield.core import Bucket
     from shield.store import Settlement
 
-ADDRESS_BYTES: Final = 16
 BUCKET, SLIDING, FIXED, CALENDAR, PLACES = 1, 2, 3, 4, 5
 ENFORCED, COUNT_DENIED = 1, 2
 MAX_EXACT: Final = 2**53 - 1
