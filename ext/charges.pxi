@@ -177,56 +177,62 @@ cdef class Charges:
 
     # ---- reading the outcome ----------------------------------------------------------------------------------------
 
-    cdef object retry_of(self, Charge *charge, int64_t cost):
-        """Microseconds until `cost` fits as an int, None for never."""
-        cdef Numbers *n = &self.policy.registry.items[charge.numbers]
-        cdef int64_t wait_us
+    cdef int know_ends(self) except -1:
+        """Before anything is read: the ends of fixed windows. A calendar window that is not now's (the clock was set back) is
+        looked up only here, because a step runs no Python code between reading and writing."""
+        cdef int i
+        if self.policy.any_calendar:
+            for i in range(self.n):
+                if self.items[i].end_us == 0 and self.policy.windows[self.items[i].limit] is not None:
+                    self.items[i].end_us = self.policy.windows[self.items[i].limit](self.items[i].state.at_us)[1]
+        return 0
+
+    cdef bint wait_of(self, const Charge *charge, int64_t cost, u128 *wait_us) noexcept:
+        """Microseconds until `cost` fits. False: it never does."""
+        cdef const Numbers *n = &self.policy.registry.items[charge.numbers]
+        cdef int64_t places_us
         if cost > n.limit:
-            return None
-        if n.algorithm == CONCURRENCY:
-            if <int64_t>charge.state.low + cost <= n.limit:
-                return 0
+            return False
+        if n.algorithm != CONCURRENCY:
+            wait_us[0] = retry_after(&charge.state, n, cost, self.now_us, charge.end_us)
+            return True
+        wait_us[0] = <u128>0
+        if <int64_t>charge.state.low + cost > n.limit and charge.state.at_us > self.now_us:
             # A place is usually freed by its release, long before it expires: ask again within a second.
-            wait_us = charge.state.at_us - self.now_us
-            return min(wait_us, 1_000_000) if wait_us > 0 else 0
-        return from_u128(retry_after(&charge.state, n, cost, self.now_us, self.end_of(charge)))
+            places_us = charge.state.at_us - self.now_us
+            wait_us[0] = <u128>(places_us if places_us < 1_000_000 else 1_000_000)
+        return True
 
-    cdef int64_t end_of(self, Charge *charge) except? -1:
-        """The end of a fixed window. A calendar window that is not now's (the clock was set back) is looked up only here:
-        a step runs no Python code between reading and writing."""
-        if charge.end_us == 0 and self.policy.windows[charge.limit] is not None:
-            charge.end_us = self.policy.windows[charge.limit](charge.state.at_us)[1]
-        return charge.end_us
+    cdef bint refusal_wait_of(self, const Charge *charge, u128 *wait_us) noexcept:
+        """Microseconds after which this charge no longer stands in the way. False: it always does."""
+        if charge.verdict >= FULL:
+            wait_us[0] = <u128>1_000_000  # nobody can say when there is room, or the store again
+            return True
+        return self.wait_of(charge, charge.cost, wait_us)
 
-    cdef int64_t remaining_of(self, Charge *charge):
-        cdef Numbers *n = &self.policy.registry.items[charge.numbers]
+    cdef int64_t remaining_of(self, const Charge *charge) noexcept:
+        cdef const Numbers *n = &self.policy.registry.items[charge.numbers]
         if charge.verdict >= FULL:
             return 0
         if n.algorithm == CONCURRENCY:
             return n.limit - <int64_t>charge.state.low if <int64_t>charge.state.low < n.limit else 0
         return remaining(&charge.state, n, self.now_us)
 
-    cdef object reset_of(self, Charge *charge):
-        cdef Numbers *n = &self.policy.registry.items[charge.numbers]
+    cdef u128 reset_of(self, const Charge *charge) noexcept:
+        cdef const Numbers *n = &self.policy.registry.items[charge.numbers]
         if n.algorithm == CONCURRENCY:
-            return 0
-        return from_u128(reset_after(&charge.state, n, self.now_us, self.end_of(charge)))
+            return <u128>0
+        return reset_after(&charge.state, n, self.now_us, charge.end_us)
 
-    cdef object refusal_retry_of(self, Charge *charge):
-        """Microseconds after which this charge no longer stands in the way; None for never."""
-        if charge.verdict >= FULL:
-            return 1_000_000  # nobody can say when there is room, or the store again
-        return self.retry_of(charge, charge.cost)
-
-    cdef object status(self, Charge *charge):
-        cdef object retry = 0
+    cdef object status(self, const Charge *charge):
+        cdef object retry = 0.0
+        cdef u128 wait_us
         if charge.verdict != FITS:
-            retry = self.refusal_retry_of(charge)
-        return status_new(LimitStatus, (
-            charge.verdict == FITS, self.policy.registry.items[charge.numbers].limit, self.remaining_of(charge),
-            self.reset_of(charge) / 1_000_000, retry if retry is None else retry / 1_000_000, charge.cost,
-            self.policy.limits[charge.limit].name,
-        ))
+            retry = seconds(wait_us) if self.refusal_wait_of(charge, &wait_us) else None
+        return make_status(
+            LimitStatus, charge.verdict == FITS, self.policy.registry.items[charge.numbers].limit, self.remaining_of(charge),
+            seconds(self.reset_of(charge)), retry, charge.cost, self.policy.names[charge.limit],
+        )
 
     def address_of(self, int i):
         """The 16 bytes that name charge `i`'s bucket in a store of this process."""
@@ -266,24 +272,29 @@ cdef class Charges:
         cdef int i
         cdef Charge *charge
         cdef Numbers *n
+        cdef u128 wait_us
+        cdef object retry
+        self.know_ends()
         for i in range(self.n):
             charge = &self.items[i]
             n = &self.policy.registry.items[charge.numbers]
             limit = self.policy.limits[charge.limit]
+            retry = 0
+            if charge.verdict != FITS:
+                retry = from_u128(wait_us) if self.refusal_wait_of(charge, &wait_us) else None
             if n.algorithm == TOKEN_BUCKET:
                 state = [from_u128(level_of(&charge.state) / <u128>n.unit), from_u128(level_of(&charge.state) % <u128>n.unit),
                          charge.state.at_us]
             elif n.algorithm == CONCURRENCY:
                 state = [charge.state.low, charge.state.at_us]
             else:
-                state = [cur_of(&charge.state), prev_of(&charge.state), charge.state.at_us, self.end_of(charge)]
+                state = [cur_of(&charge.state), prev_of(&charge.state), charge.state.at_us, charge.end_us]
             out.append({
                 "limit": limit.name, "algorithm": limit.algorithm, "numbers": [n.limit, n.refill, n.unit],
                 "window_us": limit.window_us, "align": limit.align, "timezone": limit.timezone, "ttl_us": limit.ttl_us,
                 "key": self.address_of(i).hex(), "cost": charge.cost, "mode": limit.mode, "count_denied": limit.count_denied,
                 "verdict": charge.verdict, "state": state, "remaining": self.remaining_of(charge),
-                "retry_after_us": 0 if charge.verdict == FITS else self.refusal_retry_of(charge),
-                "reset_after_us": self.reset_of(charge), "unknown": bool(charge.unknown),
+                "retry_after_us": retry, "reset_after_us": from_u128(self.reset_of(charge)), "unknown": bool(charge.unknown),
                 "shared": bool(charge.shared), "lease": held.get(i),
             })
         return out

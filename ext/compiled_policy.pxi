@@ -76,7 +76,9 @@ cdef class CompiledPolicy:
     """
 
     cdef Registry registry
+    cdef Wording wording
     cdef readonly tuple limits
+    cdef tuple names
     cdef readonly dict index      # name of a limit -> its place in `limits`
     cdef CompiledLimit *items
     cdef KeyGroup *groups
@@ -105,6 +107,7 @@ cdef class CompiledPolicy:
         self.registry = registry
         self.limits = tuple(limits)
         self.n_limits = len(self.limits)
+        self.names = tuple(limit.name for limit in self.limits)
         self.index = {limit.name: i for i, limit in enumerate(self.limits)}
         self.select, self.guard, self.normalise = select, guard, normalise
         self.windows = list(windows) if windows is not None else [None] * self.n_limits
@@ -119,6 +122,7 @@ cdef class CompiledPolicy:
             raise MemoryError
         for i in range(self.n_limits):
             self.compile(i, self.limits[i], groups)
+        self.wording = Wording(self.limits, [self.items_of(i) for i in range(self.n_limits)])
         # Only now that nothing can fail any more: a policy that is refused changes nothing.
         for i in range(self.n_limits):
             plans = self.plans[i] or {}
@@ -156,6 +160,11 @@ cdef class CompiledPolicy:
             self.add_group(limit.key)
         c.group = groups[limit.key]
         return 0
+
+    cdef list items_of(self, int i):
+        """The numbers that limit's charges may have, each with its item of RateLimit-Policy; its own come first."""
+        entries = [self.items[i].numbers, *(self.plans[i] or {}).values()]
+        return [(entry, policy_item(self.limits[i], &self.registry.items[<uint32_t>entry])) for entry in entries]
 
     cdef int add_group(self, tuple key) except -1:
         cdef KeyGroup *g = &self.groups[self.n_groups]

@@ -91,7 +91,7 @@ cdef class Decision:
     @property
     def leases(self):
         """Handles of the concurrency places this request holds; give them to `release`."""
-        return self.lease_handles if self.lease_handles is not None else []
+        return list(self.lease_handles) if self.lease_handles is not None else []
 
     @property
     def idempotency(self):
@@ -114,35 +114,37 @@ cdef class Decision:
     cdef list refusing(self, int enforced):
         cdef int i
         cdef Charges c = self.charges
-        return [c.policy.limits[c.items[i].limit].name for i in range(c.n)
+        return [c.policy.names[c.items[i].limit] for i in range(c.n)
                 if c.items[i].verdict != FITS and c.policy.items[c.items[i].limit].enforced == enforced
                 and c.reason is None]
 
     @property
     def retry_after(self):
         """The longest wait among the limits that stand in the way, penalties of this refusal included; None is longest."""
-        cdef object wait = self.retry_after_us()
-        return None if wait is None else wait / 1_000_000
+        cdef u128 wait_us
+        self.charges.know_ends()
+        return seconds(wait_us) if self.wait(&wait_us) else None
 
-    cdef object retry_after_us(self):
+    cdef bint wait(self, u128 *longest_us) noexcept:
+        """`retry_after` in microseconds. False: waiting does not help."""
         cdef int i
         cdef Charges c = self.charges
         cdef CompiledLimit *limit
-        cdef object longest = 0, wait
+        cdef u128 wait_us
+        longest_us[0] = <u128>0
         if self.allowed:
-            return 0
+            return True
         if c.reason is not None:
-            return None  # a malformed or oversized request does not become right by waiting
+            return False  # a malformed or oversized request does not become right by waiting
         for i in range(c.n):
             limit = &c.policy.items[c.items[i].limit]
-            if not limit.enforced or (c.items[i].verdict == FITS and not limit.count_denied) or (
-                    c.items[i].unknown and c.items[i].verdict == FITS):
+            if not limit.enforced or (c.items[i].verdict == FITS and (not limit.count_denied or c.items[i].unknown)):
                 continue
-            wait = c.refusal_retry_of(&c.items[i])
-            if wait is None:
-                return None
-            longest = max(longest, wait)
-        return longest
+            if not c.refusal_wait_of(&c.items[i], &wait_us):
+                return False
+            if wait_us > longest_us[0]:
+                longest_us[0] = wait_us
+        return True
 
     @property
     def limits(self):
@@ -151,33 +153,13 @@ cdef class Decision:
         cdef Charges c = self.charges
         if c.reason is not None:
             return []
+        c.know_ends()
         return [c.status(&c.items[i]) for i in range(c.n) if not c.items[i].unknown]
 
     @property
     def headers(self):
         """RateLimit-Policy, RateLimit (draft-ietf-httpapi-ratelimit-headers) and Retry-After (RFC 9110), where they apply."""
-        cdef int i
-        cdef Charges c = self.charges
-        cdef Charge *charge
-        cdef list policies = [], states = []
-        cdef dict headers = {}
-        cdef object wait
-        for i in range(c.n):
-            charge = &c.items[i]
-            if not c.policy.items[charge.limit].enforced or charge.unknown or c.reason is not None:
-                continue
-            policies.append(policy_item(c, charge))
-            if self.allowed or charge.verdict != FITS:
-                states.append(state_item(c, charge))
-        if policies:
-            headers["RateLimit-Policy"] = ", ".join(policies)
-        if states:
-            headers["RateLimit"] = ", ".join(states)
-        if not self.allowed:
-            wait = self.retry_after_us()
-            if wait is not None:
-                headers["Retry-After"] = str(-(-wait // 1_000_000))
-        return headers
+        return header_fields(self)
 
     def as_dict(self):
         """The wire's decision object."""
@@ -194,43 +176,12 @@ cdef class Decision:
         return out
 
     def to_json(self):
-        """The wire's decision object as bytes."""
-        return encode_json(self.as_dict())
+        """The wire's decision object as bytes: UTF-8 without white space, durations as decimal fractions of a second."""
+        return answer_json(self)
 
     def explain(self):
         """Per charge: (limit name, cost, fits, remaining). For people."""
         cdef int i
         cdef Charges c = self.charges
-        return [(c.policy.limits[c.items[i].limit].name, c.items[i].cost, c.items[i].verdict == FITS,
+        return [(c.policy.names[c.items[i].limit], c.items[i].cost, c.items[i].verdict == FITS,
                  None if c.items[i].unknown else c.remaining_of(&c.items[i])) for i in range(c.n)]
-
-
-cdef str policy_item(Charges c, Charge *charge):
-    cdef Numbers *n = &c.policy.registry.items[charge.numbers]
-    cdef object limit = c.policy.limits[charge.limit]
-    cdef object window_us = n.window_us
-    cdef str item = f'"{limit.name}";q={n.limit}'
-    if n.algorithm == CONCURRENCY:
-        return item + ';qu="concurrent-requests"'
-    if limit.cost == "bytes":
-        item += ';qu="content-bytes"'
-    if n.algorithm == TOKEN_BUCKET:
-        window_us = from_u128(ceil_div((<u128>n.limit) * (<u128>n.unit), <u128>n.refill))
-    elif n.calendar:
-        window_us = 86_400_000_000 if limit.align == "day" else 0
-    if window_us >= 1_000_000:
-        item += f";w={-(-window_us // 1_000_000)}"
-    return item
-
-
-cdef str state_item(Charges c, Charge *charge):
-    cdef Numbers *n = &c.policy.registry.items[charge.numbers]
-    cdef int64_t left = c.remaining_of(charge)
-    cdef str item = f'"{c.policy.limits[charge.limit].name}";r={left}'
-    cdef object wait
-    if charge.verdict >= FULL:
-        return item + ";t=1"
-    if n.algorithm != CONCURRENCY and left < n.limit:
-        wait = c.retry_of(charge, left + 1)
-        item += f";t={-(-wait // 1_000_000)}"
-    return item

@@ -15,8 +15,9 @@ from collections import OrderedDict
 from types import MemberDescriptorType
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
@@ -31,14 +32,15 @@ from level cimport (
     CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, fresh, give_back, level_of,
     owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch,
 )
+from result cimport make_status
 from siphash cimport Hash128, siphash128
+from text cimport ESCAPED_BYTES, Piece, put, put_json, put_piece, put_seconds, put_whole
 from ticks cimport ceil_div, clip_us, from_u128, seconds, u128
 
 import msgspec
 
 from shield.core.status import LimitStatus
 
-cdef object status_new = tuple.__new__
 cdef object encode_json = msgspec.json.encode
 
 cdef dict ALGORITHMS = {
@@ -52,8 +54,10 @@ cdef enum Verdict:
     UNAVAILABLE = 3    # no store, and the limit says to deny then
 
 include "registry.pxi"
+include "wording.pxi"
 include "compiled_policy.pxi"
 include "charges.pxi"
 include "leases.pxi"
 include "table.pxi"
 include "decision.pxi"
+include "answer.pxi"

@@ -11,7 +11,7 @@ Until: `at_us` the instant from which the cell means nothing (a settled receipt,
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from ticks cimport ceil_div, u128
+from ticks cimport ceil_div, div_u128, u128
 
 cdef enum Algorithm:
     UNTIL = 0
@@ -158,7 +158,7 @@ cdef inline int64_t remaining(const Cell *s, const Numbers *n, int64_t now_us) n
     if n.algorithm == TOKEN_BUCKET:
         cap = (<u128>n.limit) * (<u128>n.unit)
         level = level_of(s)
-        return <int64_t>((cap - level) / <u128>n.unit) if level < cap else 0
+        return <int64_t>div_u128(cap - level, <u128>n.unit) if level < cap else 0
     left = n.limit - <int64_t>cur_of(s)
     if n.algorithm == SLIDING_WINDOW:
         left -= <int64_t>ceil_div(sliding_used(s, n, now_us), <u128>n.window_us)

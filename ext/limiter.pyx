@@ -18,12 +18,12 @@ from keytable cimport (
 from level cimport (
     SLIDING_WINDOW, TOKEN_BUCKET, Cell, Numbers, fits, fresh, remaining, reset_after, retry_after, take, touch,
 )
+from result cimport make_status
 from siphash cimport Hash128, siphash128
 from ticks cimport ceil_div, clip_us, seconds, u128
 
 from shield.core.status import LimitStatus
 
-cdef object status_new = tuple.__new__
 cdef object ONE = 1  # small integers are single objects: the default cost is known by its address
 
 cdef enum WhenFull:
@@ -139,10 +139,10 @@ cdef class KeyedLimiter:
             retry = seconds(retry_after(&state, &self.numbers, units, now_us, 0))
             if retry == 0.0:
                 retry = 1.0  # refused because the table is full ("deny"): nobody can say when there is room
-        return status_new(LimitStatus, (
-            allowed, self.numbers.limit, remaining(&state, &self.numbers, now_us),
+        return make_status(
+            LimitStatus, allowed, self.numbers.limit, remaining(&state, &self.numbers, now_us),
             seconds(reset_after(&state, &self.numbers, now_us, 0)), retry, units, "",
-        ))
+        )
 
     def allow(self, key, cost=1):
         """True when `cost` units of `key` were there and have been taken. The fastest way to ask.

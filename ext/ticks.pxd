@@ -26,8 +26,15 @@ cdef extern from *:
     uint64_t mulhi "SHIELD_MULHI"(uint64_t a, uint64_t b) nogil
     int64_t clock_us "shield_clock_us"(int monotonic) nogil
 
+cdef inline u128 div_u128(u128 a, u128 b) noexcept nogil:
+    """a / b. Nearly always both fit in 64 bits, where the processor divides by itself."""
+    if (a | b) >> 64 == <u128>0:
+        return <u128>(<uint64_t>a / <uint64_t>b)
+    return a / b
+
 cdef inline u128 ceil_div(u128 a, u128 b) noexcept nogil:
-    return a / b + <u128>(a % b != <u128>0)
+    cdef u128 quotient = div_u128(a, b)
+    return quotient + <u128>(quotient * b != a)
 
 cdef inline int64_t clip_us(u128 us) noexcept nogil:
     """Saturates at INT64_MAX (292,000 years), so that instants can be compared as int64."""

@@ -1,0 +1,224 @@
+cdef enum:
+    # Room for an answer: its fixed words, and for each charge the words around what Wording holds. Counted, then rounded up.
+    ANSWER_BYTES = 512
+    CHARGE_BYTES = 256
+    # Answers of up to this size are written on the stack: a dozen limits.
+    STACK_BYTES = 8192
+
+
+cdef bytes answer_json(Decision d):
+    """The wire's decision object: what `as_dict` says, member for member, without making any of it."""
+    cdef Charges c = d.charges
+    cdef char stack[STACK_BYTES]
+    cdef char *start = stack
+    cdef char *end
+    cdef Py_ssize_t room_bytes = ANSWER_BYTES + room_for_charges(c)
+    cdef Piece request_id, receipt, detail, lease
+    # All that may fail or run Python comes first.
+    c.know_ends()
+    room_bytes += read_text(c.request_id, &request_id) + read_text(d.receipt, &receipt) + read_text(c.detail, &detail)
+    if d.lease_handles is not None:
+        for handle in d.lease_handles:
+            room_bytes += 1 + read_text(handle, &lease)
+    if room_bytes > STACK_BYTES:
+        start = <char *>PyMem_Malloc(room_bytes)
+        if start == NULL:
+            raise MemoryError
+    end = put_answer(start, d, c)
+    end = put_text(put(end, b',"request_id":'), &request_id)
+    end = put(end, b',"degraded":true,"shadow":[' if c.degraded else b',"degraded":false,"shadow":[')
+    end = put_refusing(end, c, 0)
+    end = put_text(put(end, b'],"receipt":'), &receipt)
+    end = put(end, b',"leases":[')
+    if d.lease_handles is not None:
+        for handle in d.lease_handles:
+            read_text(handle, &lease)
+            end = put(put_text(end, &lease), b",")
+        end -= 1
+    end = put(end, b'],"idempotency":null,"response":null')
+    if detail.text != NULL:
+        end = put_text(put(end, b',"detail":'), &detail)
+    end = put(end, b"}")
+    try:
+        return start[:end - start]
+    finally:
+        if start != stack:
+            PyMem_Free(start)
+
+
+cdef Py_ssize_t room_for_charges(Charges c) noexcept:
+    """What the charges of an answer take at most, in JSON; header fields alone take less."""
+    cdef Wording wording = c.policy.wording
+    cdef LimitWords *words
+    cdef Py_ssize_t room_bytes = 0
+    cdef int i
+    for i in range(c.n):
+        words = &wording.limits[c.items[i].limit]
+        room_bytes += (CHARGE_BYTES + words.name.size_bytes + words.status.size_bytes + words.state_json.size_bytes
+                       + wording.of_numbers(&c.items[i]).policy_json.size_bytes)
+    return room_bytes
+
+
+cdef Py_ssize_t read_text(object value, Piece *text) except -1:
+    """The UTF-8 of a str, or no text for None; and the room that its JSON takes at most."""
+    text.text = NULL
+    text.size_bytes = 4  # null
+    if value is not None:
+        text.text = ascii_of(value, &text.size_bytes)
+        if text.text == NULL:
+            text.text = PyUnicode_AsUTF8AndSize(value, &text.size_bytes)
+    return 2 + ESCAPED_BYTES * text.size_bytes
+
+
+cdef char *put_text(char *at, const Piece *text) noexcept:
+    return put(at, b"null") if text.text == NULL else put_json(at, text.text, text.size_bytes)
+
+
+cdef char *put_answer(char *at, Decision d, Charges c) noexcept:
+    """The members up to the header fields."""
+    cdef u128 wait_us
+    cdef bint ends = d.wait(&wait_us)
+    cdef char *members
+    cdef char *value
+    cdef char *end
+    cdef Py_ssize_t size_bytes
+    cdef const char *reason = ascii_of(d.reason, &size_bytes)
+    at = put(at, b'{"allowed":true,"status":' if d.allowed else b'{"allowed":false,"status":')
+    at = put_whole(at, <uint64_t>d.status)
+    at = put_json(put(at, b',"reason":'), reason, size_bytes)
+    at = put_refusing(put(at, b',"violated":['), c, 1)
+    at = put(at, b'],"retry_after":')
+    at = put_seconds(at, wait_us) if ends else put(at, b"null")
+    at = put_whole(put(at, b',"cost":'), <uint64_t>c.request_cost)
+    at = put_statuses(put(at, b',"limits":['), c)
+    members = at = put(at, b'],"headers":{')
+    value = put(at, b'"RateLimit-Policy":"')
+    end = put_policies(value, c, True)
+    if end != value:
+        at = put(end, b'",')
+    value = put(at, b'"RateLimit":"')
+    end = put_states(value, c, True)
+    if end != value:
+        at = put(end, b'",')
+    if not d.allowed and ends:
+        at = put_whole(put(at, b'"Retry-After":"'), <uint64_t>ceil_div(wait_us, <u128>1_000_000))
+        at = put(at, b'",')
+    if at != members:
+        at -= 1  # the last comma
+    return put(at, b"}")
+
+
+cdef char *put_refusing(char *at, Charges c, int enforced) noexcept:
+    """Names of the limits that refused, of enforced limits or of those in shadow mode."""
+    cdef bint first = True
+    cdef int i
+    if c.reason is not None:
+        return at
+    for i in range(c.n):
+        if c.items[i].verdict != FITS and c.policy.items[c.items[i].limit].enforced == enforced:
+            at = put_piece(at if first else put(at, b","), &c.policy.wording.limits[c.items[i].limit].name)
+            first = False
+    return at
+
+
+cdef char *put_statuses(char *at, Charges c) noexcept:
+    cdef bint first = True
+    cdef int i
+    cdef Charge *charge
+    cdef u128 wait_us
+    if c.reason is not None:
+        return at
+    for i in range(c.n):
+        charge = &c.items[i]
+        if charge.unknown:
+            continue
+        at = put_piece(at if first else put(at, b","), &c.policy.wording.limits[charge.limit].status)
+        first = False
+        at = put(at, b'true,"cost":' if charge.verdict == FITS else b'false,"cost":')
+        at = put_whole(at, <uint64_t>charge.cost)
+        at = put_whole(put(at, b',"limit":'), <uint64_t>c.policy.registry.items[charge.numbers].limit)
+        at = put_whole(put(at, b',"remaining":'), <uint64_t>c.remaining_of(charge))
+        at = put_seconds(put(at, b',"reset_after":'), c.reset_of(charge))
+        if charge.verdict == FITS:
+            at = put(at, b',"retry_after":0.0}')
+        elif c.refusal_wait_of(charge, &wait_us):
+            at = put(put_seconds(put(at, b',"retry_after":'), wait_us), b"}")
+        else:
+            at = put(at, b',"retry_after":null}')
+    return at
+
+
+# ---- header fields (draft-ietf-httpapi-ratelimit-headers) -----------------------------------------------------------
+
+cdef bint shows(Charges c, const Charge *charge) noexcept:
+    """Whether header fields speak of this charge: not of limits in shadow mode, nor of what was decided without a bucket."""
+    return c.reason is None and c.policy.items[charge.limit].enforced and not charge.unknown
+
+
+cdef char *put_policies(char *at, Charges c, bint json) noexcept:
+    """The value of RateLimit-Policy, empty where there is none; `json`: as it stands inside a JSON string."""
+    cdef bint first = True
+    cdef int i
+    cdef const NumbersWords *words
+    for i in range(c.n):
+        if shows(c, &c.items[i]):
+            words = c.policy.wording.of_numbers(&c.items[i])
+            at = put_piece(at if first else put(at, b", "), &words.policy_json if json else &words.policy)
+            first = False
+    return at
+
+
+cdef char *put_states(char *at, Charges c, bint json) noexcept:
+    """The value of RateLimit, which after a refusal speaks of the violated limits only."""
+    cdef bint first = True
+    cdef int i
+    cdef const LimitWords *words
+    cdef Charge *charge
+    cdef Numbers *n
+    cdef int64_t left
+    cdef u128 wait_us
+    for i in range(c.n):
+        charge = &c.items[i]
+        if not shows(c, charge) or not (c.admitted or charge.verdict != FITS):
+            continue
+        words = &c.policy.wording.limits[charge.limit]
+        n = &c.policy.registry.items[charge.numbers]
+        left = c.remaining_of(charge)
+        at = put_piece(at if first else put(at, b", "), &words.state_json if json else &words.state)
+        first = False
+        at = put_whole(at, <uint64_t>left)
+        if charge.verdict >= FULL:
+            at = put(at, b";t=1")
+        elif n.algorithm != CONCURRENCY and left < n.limit and c.wait_of(charge, left + 1, &wait_us):
+            at = put_whole(put(at, b";t="), <uint64_t>ceil_div(wait_us, <u128>1_000_000))
+    return at
+
+
+cdef dict header_fields(Decision d):
+    """RateLimit-Policy, RateLimit and Retry-After (RFC 9110, 10.2.3), where they apply."""
+    cdef Charges c = d.charges
+    cdef char stack[STACK_BYTES]
+    cdef char *start = stack
+    cdef char *end
+    cdef u128 wait_us
+    cdef dict fields = {}
+    c.know_ends()
+    cdef Py_ssize_t room_bytes = room_for_charges(c)
+    if room_bytes > STACK_BYTES:
+        start = <char *>PyMem_Malloc(room_bytes)
+        if start == NULL:
+            raise MemoryError
+    try:
+        end = put_policies(start, c, False)
+        if end != start:
+            fields["RateLimit-Policy"] = PyUnicode_DecodeUTF8(start, end - start, NULL)
+        end = put_states(start, c, False)
+        if end != start:
+            fields["RateLimit"] = PyUnicode_DecodeUTF8(start, end - start, NULL)
+        if not d.allowed and d.wait(&wait_us):
+            end = put_whole(start, <uint64_t>ceil_div(wait_us, <u128>1_000_000))
+            fields["Retry-After"] = PyUnicode_DecodeUTF8(start, end - start, NULL)
+    finally:
+        if start != stack:
+            PyMem_Free(start)
+    return fields
