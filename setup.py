@@ -5,6 +5,9 @@ SHIELD_SANITIZE=1  address and undefined-behaviour sanitizers (run Python with l
 
 CPython's own flags define signed overflow away (-fwrapv), which would blind UBSan to it; the sanitizer build
 takes that back with -fno-wrapv -fstrict-overflow.
+
+Joining neighbouring stores and loads into 16-byte ones is off: hashes and cells are written in halves and read at
+once, and a load that spans two stores waits until both have left the processor.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("SHIELD_DEBUG") == "1"
 SANITIZE = os.environ.get("SHIELD_SANITIZE") == "1"
 
-compile_args = ["-O0", "-g", "-UNDEBUG"] if DEBUG or SANITIZE else ["-O3", "-g0"]
+compile_args = ["-O0", "-g", "-UNDEBUG"] if DEBUG or SANITIZE else ["-O3", "-g0", "-fno-tree-slp-vectorize"]
 link_args: list[str] = []
 if SANITIZE:
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
@@ -48,7 +51,10 @@ setup(
             "boundscheck": DEBUG or SANITIZE,
             "wraparound": False,
             "cdivision": True,
-            "embedsignature": False,
+            # Plain C methods, which Python calls directly. Signatures for `inspect` and stubtest are in the docstrings.
+            "binding": False,
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
         },
     )
 )

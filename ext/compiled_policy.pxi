@@ -24,8 +24,7 @@ cdef enum CostKind:
 
 cdef enum:
     MAX_KEY_FIELDS = 8
-    # Longer keys are hashed from the heap. 256 bytes hold what tenants, users and addresses look like.
-    KEY_BUFFER_BYTES = 256
+    FAST_GROUPS = 16    # distinct keys of a policy that are hashed once a request; those beyond, once a limit
     # For a request id and the name of a plan, which are handed back and sealed into receipts.
     MAX_TEXT_BYTES = 1024
 
@@ -135,7 +134,6 @@ cdef class CompiledPolicy:
 
     cdef int compile(self, int i, object limit, dict groups) except -1:
         cdef CompiledLimit *c = &self.items[i]
-        cdef bytes identity = limit.identity.encode()
         c.algorithm = ALGORITHMS[limit.algorithm]
         c.enforced = limit.mode == "enforce"
         c.deny_missing = limit.missing == "deny"
@@ -152,7 +150,7 @@ cdef class CompiledPolicy:
             c.cost = limit.cost
         c.identity = self.registry.identity_index(limit.identity)
         c.numbers = <uint32_t>self.registry.intern(limit, None, limit.numbers)
-        c.seed = siphash128(<const uint8_t *><const char *>identity, len(identity), self.registry.k0, self.registry.k1)
+        c.seed = self.registry.seed_of(limit.identity, limit.key)
         self.plans.append({p: self.registry.intern(limit, p, n) for p, n in limit.plans.items()} or None)
         self.any_calendar |= limit.align is not None
         if limit.key not in groups:
@@ -187,7 +185,7 @@ cdef class CompiledPolicy:
 
     def charges(self, request):
         """What `request` would take: `Charges`, refused already when a value is malformed or a guard says so."""
-        return self.plan(request)
+        return self.plan(request, NULL)
 
     # ---- reading facts: a request's slots are read where they lie, which is five times as fast as by name ------------
 
@@ -208,7 +206,7 @@ cdef class CompiledPolicy:
         self.request_type = cls
         return 0
 
-    cdef object fact(self, object request, int i):
+    cdef inline object fact(self, object request, int i):
         """One fact of a request of the class that was learnt."""
         cdef PyObject *value
         if i < MAX_FACTS and self.offsets[i] > 0:
@@ -217,7 +215,12 @@ cdef class CompiledPolicy:
                 return <object>value
         return getattr(request, FACTS[i] if i < FACT_KEYS else self.fields[i - FACT_KEYS])
 
-    cdef Charges plan(self, object request):
+    cdef inline bint lacks(self, object request, int i) noexcept:
+        """The fact is surely None, as most are: a look at its slot. False: read it."""
+        return self.offsets[i] > 0 and (<PyObject **>(<char *><PyObject *>request + self.offsets[i]))[0] == <PyObject *>None
+
+    cdef Charges plan(self, object request, const KeyTable *ahead):
+        """`ahead`: the table whose cells are fetched while planning goes on, or NULL."""
         cdef Charges charges = Charges.__new__(Charges)
         cdef tuple matched = self.everything
         cdef object reason
@@ -225,10 +228,15 @@ cdef class CompiledPolicy:
             self.learn(type(request))
         charges.policy = self
         charges.request = request
-        charges.request_cost = self.request_int(charges, self.fact(request, FACT_COST), "cost", 1)
-        charges.request_bytes = self.request_int(charges, self.fact(request, FACT_BYTES), "bytes", 0)
-        charges.plan = self.request_text(charges, self.fact(request, FACT_PLAN), "plan")
-        charges.request_id = self.request_text(charges, self.fact(request, FACT_REQUEST_ID), "request_id")
+        charges.request_cost = 1
+        if not self.lacks(request, FACT_COST):
+            charges.request_cost = self.request_int(charges, self.fact(request, FACT_COST), "cost", 1)
+        if not self.lacks(request, FACT_BYTES):
+            charges.request_bytes = self.request_int(charges, self.fact(request, FACT_BYTES), "bytes", 0)
+        if not self.lacks(request, FACT_PLAN):
+            charges.plan = self.request_text(charges, self.fact(request, FACT_PLAN), "plan")
+        if not self.lacks(request, FACT_REQUEST_ID):
+            charges.request_id = self.request_text(charges, self.fact(request, FACT_REQUEST_ID), "request_id")
         self.read_address(charges, self.fact(request, FACT_IP))
         if self.guard is not None and charges.reason is None:
             if request.content_type is not None and not PyUnicode_Check(request.content_type):
@@ -243,29 +251,32 @@ cdef class CompiledPolicy:
             except ValueError as error:
                 charges.refuse("invalid", str(error))
                 matched = self.select(None, None)  # limits without conditions are met all the same
-        self.collect(charges, request, matched)
+        self.collect(charges, request, matched, ahead)
         return charges
 
-    cdef int collect(self, Charges charges, object request, tuple matched) except -1:
-        cdef Hash128 hashes[16]
-        cdef int states[16]      # per group: 0 not looked at, 1 hashed, 2 a field is absent, 3 a field is malformed
-        cdef Hash128 h
-        cdef int i, state, n_fast = min(self.n_groups, 16)
+    cdef int collect(self, Charges charges, object request, tuple matched, const KeyTable *ahead) except -1:
+        cdef Hash128 hashes[FAST_GROUPS]
+        cdef int states[FAST_GROUPS]      # per group: 0 not looked at, 1 hashed, 2 a field is absent, 3 a field is malformed
+        cdef Hash128 slow_hash
+        cdef Hash128 *h
+        cdef int i, state
+        cdef Py_ssize_t k, n_matched = len(matched)
+        cdef bint every = matched is self.everything
         cdef CompiledLimit *c
         cdef Charge *charge
-        charges.reserve(len(matched))
+        charges.reserve(n_matched)
         memset(states, 0, sizeof(states))
-        for index in matched:
-            i = index
+        for k in range(n_matched):
+            i = <int>k if every else matched[k]
             c = &self.items[i]
-            if c.group < n_fast and states[c.group]:
+            if c.group < FAST_GROUPS:
+                h = &hashes[c.group]
                 state = states[c.group]
-                h = hashes[c.group]
+                if state == 0:
+                    state = states[c.group] = self.hash_group(charges, request, c.group, h)
             else:
-                state = self.hash_group(charges, request, c.group, &h)
-                if c.group < n_fast:
-                    states[c.group] = state
-                    hashes[c.group] = h
+                h = &slow_hash
+                state = self.hash_group(charges, request, c.group, h)
             if state != 1:
                 if state == 2 and c.deny_missing and c.enforced and charges.reason is None:
                     charges.refuse("missing", f"{self.absent(request, i)}: needed by limit {self.limits[i].name}")
@@ -275,14 +286,16 @@ cdef class CompiledPolicy:
             charge.hash.a = h.a ^ c.seed.a
             charge.hash.b = h.b ^ c.seed.b
             charge.hash = never_zero(charge.hash)
+            if ahead != NULL:
+                table_prefetch(ahead, charge.hash.a)
             charge.numbers = c.numbers
             if charges.plan is not None and self.plans[i] is not None:
                 found = (<dict>self.plans[i]).get(charges.plan)
                 if found is not None:
                     charge.numbers = found
-            charge.cost = (c.cost if c.cost_kind == COST_FIXED
-                           else charges.request_cost if c.cost_kind == COST_REQUEST else charges.request_bytes)
+            charge.cost = c.cost
             if c.cost_kind != COST_FIXED:
+                charge.cost = charges.request_cost if c.cost_kind == COST_REQUEST else charges.request_bytes
                 charges.settleable = True
             if c.algorithm == CONCURRENCY:
                 charges.has_leases = True
@@ -381,15 +394,19 @@ cdef class CompiledPolicy:
         return str(value) if isinstance(value, (int, float)) else value
 
     cdef int hash_group(self, Charges charges, object request, int group, Hash128 *h) except -1:
-        """Hashes the key fields, each behind its length: no two different keys have the same bytes. The state for collect."""
+        """Hashes the key fields. The state for collect.
+
+        Each field fills its last word up with zeros, and behind every second field, and the last, comes a word with the
+        lengths of the two: read backwards that says where each began, so no two different keys have the same words.
+        """
         cdef KeyGroup *g = &self.groups[group]
-        cdef uint8_t buffer[KEY_BUFFER_BYTES]
+        cdef Sip sip
         cdef const char *data
         cdef Py_ssize_t size_bytes
-        cdef uint32_t size32
-        cdef size_t used = 0
+        cdef uint64_t part, lengths = 0
         cdef int i
         cdef object value
+        sip_start(&sip, self.registry.k0, self.registry.k1)
         for i in range(g.size):
             if g.fields[i] == self.ip_field:
                 if charges.address_bytes == 0:
@@ -414,20 +431,14 @@ cdef class CompiledPolicy:
                     except (TypeError, ValueError) as error:
                         charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
                         return 3
-            if used + 4 + size_bytes > KEY_BUFFER_BYTES:
-                return self.hash_long(charges, request, group, h)
-            size32 = <uint32_t>size_bytes
-            memcpy(buffer + used, &size32, 4)
-            memcpy(buffer + used + 4, data, size_bytes)
-            used += 4 + size_bytes
-        h[0] = siphash128(buffer, used, self.registry.k0, self.registry.k1)
-        return 1
-
-    cdef int hash_long(self, Charges charges, object request, int group, Hash128 *h) except -1:
-        cdef object key = self.partition(charges, group)
-        if isinstance(key, int):
-            return key
-        h[0] = siphash128(<const uint8_t *><const char *>(<bytes>key), len(key), self.registry.k0, self.registry.k1)
+            if i > 0 and i % 2 == 0:
+                sip_word(&sip, lengths)
+                lengths = 0
+            part = sip_words(&sip, <const uint8_t *>data, <size_t>size_bytes)
+            if size_bytes % 8:
+                sip_word(&sip, part)
+            lengths |= <uint64_t><uint32_t>size_bytes << (32 * (i % 2))
+        h[0] = sip_end(&sip, lengths)
         return 1
 
     cdef object partition(self, Charges charges, int group):

@@ -14,12 +14,16 @@ cdef Decision decide(Charges charges):
         d.status = 200
     else:
         d.reason = charges.reason if charges.reason is not None else denial(charges)
-        d.status = STATUS_OF[d.reason]
+        d.status = 429 if d.reason is LIMIT else STATUS_OF[d.reason]
     return d
 
 
+# A limit outranks concurrency, and both outrank a store that could not say.
+cdef str LIMIT = "limit"
+cdef tuple DENIALS = ("", "store_unavailable", "store_full", "concurrency", LIMIT)
+
+
 cdef str denial(Charges charges):
-    """A limit outranks concurrency, and both outrank a store that could not say."""
     cdef int i, rank = 0
     cdef Charge *charge
     for i in range(charges.n):
@@ -30,7 +34,7 @@ cdef str denial(Charges charges):
             rank = max(rank, 3 if charges.policy.items[charge.limit].algorithm == CONCURRENCY else 4)
         else:
             rank = max(rank, 2 if charge.verdict == FULL else 1)
-    return ("", "store_unavailable", "store_full", "concurrency", "limit")[rank]
+    return <str>DENIALS[rank]
 
 
 @cython.final

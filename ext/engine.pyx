@@ -26,14 +26,14 @@ from keys cimport (
     PyUnicode_GET_LENGTH, ascii_of, never_zero, read_clock,
 )
 from keytable cimport (
-    SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, home_of, prefetch, table_close, table_find, table_insert, table_open, table_sweep,
+    SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, table_close, table_find, table_insert, table_open, table_prefetch, table_sweep,
 )
 from level cimport (
     CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, fresh, give_back, level_of,
     owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch,
 )
 from result cimport make_status
-from siphash cimport Hash128, siphash128
+from siphash cimport Hash128, Sip, sip_end, sip_start, sip_word, sip_words, siphash128
 from text cimport ESCAPED_BYTES, Piece, put, put_json, put_piece, put_seconds, put_whole
 from ticks cimport ceil_div, clip_us, from_u128, seconds, u128
 
@@ -61,3 +61,4 @@ include "leases.pxi"
 include "table.pxi"
 include "decision.pxi"
 include "answer.pxi"
+include "facade.pxi"

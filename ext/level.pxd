@@ -47,6 +47,10 @@ cdef inline void set_level(Cell *cell, u128 ticks) noexcept nogil:
     cell.low = <uint64_t>ticks
     cell.high = <uint32_t>(ticks >> 64)
 
+cdef inline u128 ticks_of(int64_t units, const Numbers *n) noexcept nogil:
+    """Units are never negative, and saying so spares the processor two of three multiplications."""
+    return <u128><uint64_t>units * <u128>n.unit
+
 cdef inline uint64_t cur_of(const Cell *cell) noexcept nogil:
     return <uint32_t>cell.low
 
@@ -94,7 +98,7 @@ cdef inline bint bucket_touch(Cell *s, const Numbers *written, const Numbers *n,
             return True
         set_level(s, level)
         return False
-    drained = <u128>(now_us - s.at_us) * <u128>n.refill
+    drained = <u128><uint64_t>(now_us - s.at_us) * <u128>n.refill
     set_level(s, level - drained if level > drained else <u128>0)
     s.at_us = now_us
     return False
@@ -136,7 +140,7 @@ cdef inline bint fits(const Cell *s, const Numbers *n, int64_t cost, int64_t now
     if cost > n.limit:
         return False
     if n.algorithm == TOKEN_BUCKET:
-        return level_of(s) + (<u128>cost) * (<u128>n.unit) <= (<u128>n.limit) * (<u128>n.unit)
+        return level_of(s) + ticks_of(cost, n) <= ticks_of(n.limit, n)
     slack = n.limit - <int64_t>cur_of(s) - cost
     if slack < 0:
         return False
@@ -147,7 +151,7 @@ cdef inline bint fits(const Cell *s, const Numbers *n, int64_t cost, int64_t now
 cdef inline void take(Cell *s, const Numbers *n, int64_t cost) noexcept nogil:
     """Adds a cost that fits."""
     if n.algorithm == TOKEN_BUCKET:
-        set_level(s, level_of(s) + (<u128>cost) * (<u128>n.unit))
+        set_level(s, level_of(s) + ticks_of(cost, n))
     else:
         s.low += <uint64_t>cost
 

@@ -13,7 +13,7 @@ from libc.string cimport memset
 
 from keys cimport cost_of, hash_key, read_clock
 from keytable cimport (
-    SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, home_of, prefetch, table_close, table_find, table_insert, table_open, table_sweep,
+    SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, table_close, table_find, table_insert, table_open, table_prefetch, table_sweep,
 )
 from level cimport (
     SLIDING_WINDOW, TOKEN_BUCKET, Cell, Numbers, fits, fresh, remaining, reset_after, retry_after, take, touch,
@@ -153,7 +153,7 @@ cdef class KeyedLimiter:
         cdef Hash128 h
         self.check_made()
         hash_key(key, self.k0, self.k1, &h)
-        prefetch(&self.table.cells[home_of(&self.table, h.a)])  # on its way while the clock is read
+        table_prefetch(&self.table, h.a)  # on its way while the clock is read
         return self.ask(&h, units, read_clock(self.clock, self.monotonic), True, NULL)
 
     def take(self, key, cost=1):
@@ -196,7 +196,7 @@ cdef class KeyedLimiter:
             size = min(n - start, <Py_ssize_t>BATCH)
             for i in range(size):
                 hash_key(keys_seq[start + i], self.k0, self.k1, &hashes[i])
-                prefetch(&self.table.cells[home_of(&self.table, hashes[i].a)])
+                table_prefetch(&self.table, hashes[i].a)
             for i in range(size):
                 if costs is not None:
                     units = cost_of(costs[start + i])

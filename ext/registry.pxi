@@ -2,6 +2,10 @@ cdef enum:
     # Every change of numbers adds an entry of 80 bytes: more than this many and something reloads in a loop.
     MAX_NUMBERS = 1 << 20
 
+    # Limits that count by the same key keep up to this many of its cells side by side, in two or three cache lines and one
+    # page: finding the second costs next to nothing. More would make runs of cells that are long to walk.
+    NEIGHBOURS = 4
+
 # No calendar window is longer: a day with the clocks set back is 25 hours, a zone that crosses the date line repeats one.
 cdef int64_t LONGEST_DAY_US = 50 * 3_600_000_000
 cdef int64_t LONGEST_MONTH_US = 33 * 86_400_000_000
@@ -22,6 +26,9 @@ cdef class Registry:
     cdef dict index           # (identity, plan, limit, refill, unit) -> entry
     cdef dict entries         # identity -> its entries, present and past
     cdef dict identities      # identity -> small index, for what a store keeps per limit
+    cdef dict seeds           # identity -> what it mixes into the hash of a key
+    cdef dict neighbours      # key -> how many identities count by it
+    cdef bint alone           # nobody else has this secret
     cdef uint64_t k0
     cdef uint64_t k1
 
@@ -31,7 +38,8 @@ cdef class Registry:
             raise ValueError("the hashing secret has 16 bytes")
         self.k0 = int.from_bytes(key[:8], "little")
         self.k1 = int.from_bytes(key[8:], "little")
-        self.index, self.entries, self.identities = {}, {}, {}
+        self.alone = secret is None
+        self.index, self.entries, self.identities, self.seeds, self.neighbours = {}, {}, {}, {}, {}
         self.room = 64
         self.items = <Numbers *>PyMem_Calloc(self.room, sizeof(Numbers))
         if self.items == NULL:
@@ -46,6 +54,27 @@ cdef class Registry:
 
     cdef int identity_index(self, str identity) except -1:
         return self.identities.setdefault(identity, len(self.identities))
+
+    cdef Hash128 seed_of(self, str identity, tuple key) except *:
+        """What a limit mixes into a key's hash, so that one hash of a key serves all limits that count by it.
+
+        The high half of `a` says where a cell has its home. Neighbours have it in common; they are told apart by the other
+        96 bits. Who is whose neighbour depends on the order in which limits were first seen, so a secret that others know
+        too, who may have seen them in another order, gives every limit a home of its own.
+        """
+        cdef Hash128 seed, home
+        cdef bytes text = identity.encode()
+        if identity not in self.seeds:
+            seed = siphash128(<const uint8_t *><const char *>text, len(text), self.k0, self.k1)
+            if self.alone:
+                nth = self.neighbours.get(key, 0)
+                self.neighbours[key] = nth + 1
+                text = f"{nth // NEIGHBOURS}|{','.join(key)}".encode()
+                home = siphash128(<const uint8_t *><const char *>text, len(text), self.k0, self.k1)
+                seed.a = (home.a & <uint64_t>0xFFFFFFFF00000000) | (seed.a & <uint64_t>0xFFFFFFFF)
+            self.seeds[identity] = (seed.a, seed.b)
+        seed.a, seed.b = self.seeds[identity]
+        return seed
 
     cdef int64_t intern(self, object limit, str plan, object numbers) except -1:
         """The entry for `numbers` (limit, refill_units, refill_us) of one limit and plan (None: without a plan)."""

@@ -50,12 +50,6 @@ cdef class Table:
     def size_bytes(self):
         return self.keys.size_bytes
 
-    def check(self, CompiledPolicy policy not None, request):
-        """Plan, one step, decision: the fast path of a store that needs no I/O."""
-        cdef Charges charges = policy.plan(request)
-        self.step(charges, read_clock(self.clock, 0), False)
-        return decide(charges)
-
     def apply(self, Charges charges not None, *, bint degraded=False, now_us=None):
         """The step alone. `degraded`: stand in for a store that is away, each limit by its `when_store_fails`."""
         self.step(charges, read_clock(self.clock, 0) if now_us is None else now_us, degraded)
@@ -86,7 +80,6 @@ cdef class Table:
         cdef int identities = len(self.registry.identities)
         for i in range(charges.n):
             charge = &charges.items[i]
-            prefetch(&self.keys.cells[home_of(&self.keys, charge.hash.a)])
             if charges.policy.any_calendar and charges.policy.windows[charge.limit] is not None:
                 self.registry.refresh_calendar(charge.numbers, charges.policy.windows[charge.limit], now_us)
         if self.shared_room < identities:
@@ -102,10 +95,11 @@ cdef class Table:
         cdef int i, newcomers = 0
         cdef int64_t places = 0
         cdef Charge *charge
+        cdef CompiledLimit *limits = charges.policy.items
         cdef CompiledLimit *c
         for i in range(charges.n):
             charge = &charges.items[i]
-            c = &charges.policy.items[charge.limit]
+            c = &limits[charge.limit]
             charge.verdict = FITS
             charge.unknown = charge.newcomer = charge.rebased = charge.shared = False
             charge.cell = NULL
@@ -124,9 +118,9 @@ cdef class Table:
             self.make_room(charges, newcomers, now_us)
         for i in range(charges.n):
             charge = &charges.items[i]
-            c = &charges.policy.items[charge.limit]
+            c = &limits[charge.limit]
             if c.algorithm != CONCURRENCY and not charge.unknown:
-                self.look_at_cell(charges, charge, c, now_us)
+                self.look_at_cell(charge, c, now_us)
         return 0
 
     cdef int make_room(self, Charges charges, int newcomers, int64_t now_us) except -1:
@@ -165,7 +159,7 @@ cdef class Table:
                 self.full_allowances += 1
         return 0
 
-    cdef int look_at_cell(self, Charges charges, Charge *charge, CompiledLimit *c, int64_t now_us) except -1:
+    cdef inline int look_at_cell(self, Charge *charge, const CompiledLimit *c, int64_t now_us) noexcept:
         cdef Numbers *n = &self.registry.items[charge.numbers]
         cdef Cell *source = charge.cell
         if source == NULL:
@@ -208,13 +202,15 @@ cdef class Table:
     cdef int commit(self, Charges charges, int64_t now_us) except -1:
         cdef int i, inserted = 0
         cdef Charge *charge
+        cdef CompiledLimit *limits = charges.policy.items
         cdef CompiledLimit *c
+        cdef Numbers *numbers = self.registry.items
         cdef Numbers *n
         cdef bint write
         for i in range(charges.n):
             charge = &charges.items[i]
-            c = &charges.policy.items[charge.limit]
-            n = &self.registry.items[charge.numbers]
+            c = &limits[charge.limit]
+            n = &numbers[charge.numbers]
             if charge.unknown or charge.verdict >= FULL or charge.cost == 0:
                 continue
             if c.algorithm == CONCURRENCY:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shield.clock import Clock
-from shield.core import Charges, CompiledPolicy, Decision, Registry
+from shield.core import Charges, CompiledPolicy, Decision, LocalDecider, Registry
 from shield.errors import PolicyError, PolicyIssue, ReceiptError, RequestError, ShieldError, StoreError
 from shield.guard.size import check_size
 from shield.policy import Policy
@@ -40,7 +40,7 @@ class Explanation(NamedTuple):
     """The key it counted by, in clear: for the operator who asked, never for a log."""
 
 
-class Shield:
+class Shield(LocalDecider):
     """Decides every quota of a request in one atomic step.
 
     `store` is a URL (`memory://`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store. `clock` returns Unix
@@ -84,6 +84,8 @@ class Shield:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
         self.policy = policy
         self._table = self._local.table
+        # What `check_nowait`, which is compiled, decides with.
+        self.decide_here(self._compiled, self._table if self.store.local else None, traced=self._trace is not None)
         self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
     async def __aenter__(self) -> Shield:
@@ -125,14 +127,8 @@ class Shield:
             await self._agree_on_secret()
         return self._conclude(charges)
 
-    def check_nowait(self, request: Request) -> Decision:
-        """`check` for stores that need no I/O. ShieldError for others."""
-        if not self.store.local:
-            raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
-        decision = self._table.check(self._compiled, request)
-        if decision.has_sequel or self._trace is not None:
-            return self._conclude(decision.charges, decision)
-        return decision
+    def _decide_elsewhere(self, request: Request) -> Decision:
+        raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
 
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
         if decision is None:

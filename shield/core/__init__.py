@@ -1,8 +1,9 @@
 """The compiled core: integers in, integers out. No I/O, no logging, no floats for time."""
 
 try:
-    from shield.core.engine import Charges, CompiledPolicy, Decision, LeaseTable, Registry, Table
+    from shield.core.engine import Charges, CompiledPolicy, Decision, LeaseTable, LocalDecider, Registry, Table
     from shield.core.limiter import SlidingWindow, TokenBucket
+    from shield.core.path import plain_end
 except ImportError as _error:  # pragma: no cover - only on a broken installation
     if _error.name is not None and not _error.name.startswith("shield.core."):
         raise
@@ -23,8 +24,10 @@ __all__ = [
     "Decision",
     "LeaseTable",
     "LimitStatus",
+    "LocalDecider",
     "Registry",
     "SlidingWindow",
     "Table",
     "TokenBucket",
+    "plain_end",
 ]

@@ -1,6 +1,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 from shield.core.bucket import Bucket
 from shield.core.status import LimitStatus
 
@@ -65,6 +67,10 @@ class Charges:
     def trace(self) -> list[dict[str, Any]]: ...
 
 @final
+class Wording:
+    def __new__(cls, limits: tuple[Any, ...], entries: list[list[tuple[int, str]]]) -> Wording: ...
+
+@final
 class LeaseSet:
     def __new__(cls) -> LeaseSet: ...
 
@@ -102,7 +108,6 @@ class Table:
     @property
     def full_allowances(self) -> int: ...
     def __len__(self) -> int: ...
-    def check(self, policy: CompiledPolicy, request: Any) -> Decision: ...
     def apply(self, charges: Charges, *, degraded: bool = False, now_us: int | None = None) -> None: ...
     def settle(
         self,
@@ -117,6 +122,11 @@ class Table:
     def release(self, entries: Iterable[tuple[bytes, str]], *, now_us: int | None = None) -> int: ...
     def now_us(self) -> int: ...
     def stats(self) -> dict[str, int]: ...
+
+@disjoint_base
+class LocalDecider:
+    def decide_here(self, policy: CompiledPolicy | None, table: Table | None, *, traced: bool) -> None: ...
+    def check_nowait(self, request: Any) -> Decision: ...
 
 @final
 class Decision:

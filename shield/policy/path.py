@@ -18,6 +18,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from shield.core import plain_end
+
 # As much as common servers accept in a whole request line. A longer path is refused, never cut: a cut path
 # could be padded until the part that a limit matches is gone.
 MAX_PATH = 8_192
@@ -40,6 +42,13 @@ def normalise(path: str) -> str:
     Takes a request target in origin form or absolute form ("http://host/a"). Raises ValueError for what is no
     text and for a path of more than MAX_PATH characters; every other text has a normal form.
     """
+    end = plain_end(path)
+    if 0 <= end <= MAX_PATH:
+        return path if end == len(path) else path[:end]
+    return _worked_on(path)
+
+
+def _worked_on(path: str) -> str:
     if not isinstance(path, str):
         raise ValueError(f"path: expected text, not {type(path).__name__}")
     # The query goes first: a "?" or "#" that was percent-encoded belongs to the path.

@@ -1,4 +1,4 @@
-"""The answer's bytes are written by hand: they must say what `as_dict` says, in its order, and header fields what the limits say.
+"""Answers are written by hand: the bytes must say what `as_dict` says in its order, header fields what the limits say.
 
 Random policies and histories: refusals of every kind, shadow limits, plans, full tables, stores that are away, clocks
 that step back, guards, and texts with anything in them.
@@ -87,8 +87,8 @@ def with_conduct(source: random.Random, policy: Policy) -> Policy:
 
 
 def fields_of(decision: Decision, policy: Policy, registry: Registry, table: Table) -> dict[str, str]:
-    """The header fields as the contract words them, from the statuses; `t` is asked for: a step that costs one unit more
-    than remains is denied, and says when it would not be."""
+    """The header fields as the contract words them, from the statuses. `t` is asked for: a step that costs one unit
+    more than remains is denied, and says when it would not be."""
     charges, fields = decision.charges, {}
     statuses = {status.name: status for status in decision.limits}
     shown = [limit for limit in policy.limits if limit.name in statuses and limit.mode == "enforce"]

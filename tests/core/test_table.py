@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,3 +54,38 @@ def test_forgotten_keys_are_those_that_would_answer_fresh(seed, burst):
         for i in range(len(times)):
             for j in range(i, len(times)):
                 assert (j - i + 1 - burst) * 1_000_000 <= times[j] - times[i]
+
+
+def test_a_table_of_two_parts_answers_like_a_dict_of_exact_buckets():
+    """More keys than its near part holds, coming, draining and coming back: none is in both parts, none is lost."""
+    now, source = [1_763_900_000 * S], random.Random(7)
+    limiter = TokenBucket("1/s", burst=3, max_keys=100_000, clock=lambda: now[0])
+    buckets: dict[int, tuple[int, int]] = {}
+    most = 0
+    for wave in range(60):
+        now[0] += source.choice([0, 1_000, S // 3, 5 * S])
+        now_us = now[0] // 1000
+        first = source.randrange(60_000)
+        keys = [first + source.randrange(9_000) for _ in range(4_000)]
+        answers = []
+        for key in keys:
+            level, at = buckets.get(key, (0, now_us))  # microseconds until it is full again
+            level = max(0, level - (now_us - at))
+            answers.append(level <= 2_000_000)
+            buckets[key] = (level + 1_000_000 * answers[-1], now_us)
+        assert limiter.allow_many([f"key{key}" for key in keys]) == answers, f"wave {wave}"
+        most = max(most, len(limiter))
+    assert 20_000 < most <= 69_000, "the far part was in use"
+
+
+def test_what_is_forgotten_in_one_part_makes_room_there():
+    now = [1_763_900_000 * S]
+    limiter = TokenBucket("1/h", burst=1, max_keys=100_000, clock=lambda: now[0])
+    old, new = [f"old{i}" for i in range(90_000)], [f"new{i}" for i in range(90_000)]
+    assert all(limiter.allow_many(old))
+    assert not any(limiter.allow_many(old))
+    assert len(limiter) == 90_000
+    now[0] += 3_600 * S
+    assert all(limiter.allow_many(new))
+    assert not any(limiter.allow_many(new))
+    assert len(limiter) <= 100_000

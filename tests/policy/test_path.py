@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shield.policy.path import MAX_PATH, MAX_SEGMENTS, MAX_TEMPLATE, decode, fold, normalise, parse_template
+from shield.core import plain_end
+from shield.policy.path import MAX_PATH, MAX_SEGMENTS, MAX_TEMPLATE, _worked_on, decode, fold, normalise, parse_template
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,23 @@ def test_what_has_nothing_to_decode_is_its_own_normal_form(path: str) -> None:
     normal = normalise(path)
     if not {"%", "?", "#"} & set(normal):
         assert normalise(normal) == normal
+
+
+@given(st.text("/.%?#a\u00e9~", max_size=8) | paths)
+def test_a_path_that_looks_normal_is_what_working_on_it_gives(path: str) -> None:
+    end = plain_end(path)
+    if end >= 0:
+        assert path[:end] == _worked_on(path)
+    assert normalise(path) == _worked_on(path)
+
+
+def test_most_paths_are_normal_at_sight() -> None:
+    assert [plain_end(path) for path in ("/", "/orders/9", "/a.b/c..d/x?y=//#z", "/#")] == [1, 9, 11, 1]
+    assert [plain_end(path) for path in ("", "a", "/a/", "//", "/a//b", "/.", "/a%20", "/\u00e9", None, b"/")] == [
+        -1
+    ] * 10
+    with pytest.raises(ValueError, match="8193 characters"):
+        normalise("/" + "a" * MAX_PATH)
 
 
 @given(st.lists(st.text(min_size=1, max_size=6), max_size=5))
