@@ -16,11 +16,12 @@ KEYS = 5_000
 
 
 def run(seconds: float) -> list[Row]:
-    bucket, window, hot = TokenBucket("100/s", burst=200), SlidingWindow("100/s"), TokenBucket("1/h")
+    # So much that nothing is refused on either side: a refusal is a different question, and has its own line.
+    bucket, window, hot = TokenBucket("10000/s"), SlidingWindow("10000/s"), TokenBucket("1/h")
     hot.allow("hot")
-    hit = limits_fixed_window.make(100)
+    hit = limits_fixed_window.make(10_000)
     batch = [f"user:{i}" for i in range(1000)]
-    many = TokenBucket("100/s", burst=200)
+    many = TokenBucket("100/s", burst=200)  # most of it is refused: 1,000 keys get 35,000 asks a second each
 
     def asks(ask: Callable[[str], object]) -> Callable[[int], None]:
         def work(calls: int) -> None:
@@ -51,7 +52,7 @@ def run(seconds: float) -> list[Row]:
         Row("SlidingWindow.allow, 5,000 keys", sliding - key, "ns"),
         Row("TokenBucket.take, 5,000 keys", take - key, "ns"),
         Row("TokenBucket.allow, one exhausted key", deny, "ns"),
-        Row("TokenBucket.allow_many, 1,000 keys, per key", per_key, "ns"),
+        Row("TokenBucket.allow_many, 1,000 keys, per key", per_key, "ns", "at most 45", per_key <= 45),
         Row(f"{limits_fixed_window.NAME}, 5,000 keys", peer - key, "ns"),
-        Row("TokenBucket.allow against limits", ratio, "times", "at least 30", ratio >= 30),
+        Row("TokenBucket.allow against limits", ratio, "times", "at least 40", ratio >= 40),
     ]

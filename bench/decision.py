@@ -13,7 +13,7 @@ SIX_LIMITS = Policy.parse(
     + "".join(
         f'[[limit]]\nname = "{name}-{kind}"\nkey = {key}\nrate = "{rate}"\nburst = {burst}\n'
         for name, key in (("user", '["tenant", "user"]'), ("tenant", '["tenant"]'), ("address", '["ip"]'))
-        for kind, rate, burst in (("burst", "100000/s", 200_000), ("sustained", "1000000/s", 100_000_000))
+        for kind, rate, burst in (("burst", "1000000/s", 100_000_000), ("sustained", "1000000/s", 1_000_000_000))
     )
 )
 
@@ -45,8 +45,8 @@ def run(seconds: float) -> list[Row]:
     request, alone, read, printed = interleaved(works, [10_000, 10_000, 2_000, 1_000], seconds)
     return [
         Row("making the Request and its texts", request, "ns"),
-        Row("check_nowait, six limits, Request given", alone - request, "ns", "at most 1,000", alone - request <= 1000),
+        Row("check_nowait, six limits, Request given", alone - request, "ns", "at most 500", alone - request <= 500),
         Row("the same with the Request made", alone, "ns"),
-        Row("the same with .limits and .headers read", read - request, "ns"),
+        Row("the same with .limits and .headers read", read - request, "ns", "at most 2,500", read - request <= 2500),
         Row("the same with the answer's JSON made", printed - request, "ns"),
     ]
