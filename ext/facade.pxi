@@ -14,10 +14,13 @@ cdef class LocalDecider:
 
     def check_nowait(self, request):
         """`check` for stores that need no I/O. ShieldError for others."""
-        if self.table is None or self.policy is None:
+        # Held: another thread may replace them while a plan runs Python code.
+        cdef CompiledPolicy policy = self.policy
+        cdef Table table = self.table
+        if policy is None or table is None:
             return self._decide_elsewhere(request)
-        cdef Charges charges = self.policy.plan(request, &self.table.keys)
-        self.table.step(charges, read_clock(self.table.clock, 0), False)
+        cdef Charges charges = policy.plan(request, &table.keys)
+        table.step(charges, read_clock(table.clock, 0), False)
         cdef Decision decision = decide(charges)
         if self.traced or (charges.admitted and (charges.settleable or charges.has_leases)):
             return self._conclude(charges, decision)
