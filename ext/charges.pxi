@@ -35,6 +35,7 @@ cdef class Charges:
     cdef int64_t request_cost
     cdef int64_t request_bytes
     cdef readonly int64_t now_us
+    cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason
     cdef readonly object detail
     cdef readonly bint admitted
@@ -195,7 +196,7 @@ cdef class Charges:
         """The end of a fixed window. A calendar window that is not now's (the clock was set back) is looked up only here:
         a step runs no Python code between reading and writing."""
         if charge.end_us == 0 and self.policy.windows[charge.limit] is not None:
-            charge.end_us = self.policy.windows[charge.limit](charge.state.at_us)[1]
+            charge.end_us = self.policy.windows[charge.limit](charge.state.at_us + self.shift_us)[1] - self.shift_us
         return charge.end_us
 
     cdef int64_t remaining_of(self, Charge *charge):
@@ -247,7 +248,7 @@ cdef class Charges:
                 plans = self.policy.plans[charge.limit]
                 plan = self.plan if plans is not None and self.plan in plans else None
                 out.append((i, plan, "cost" if c.cost_kind == COST_REQUEST else "bytes", charge.cost,
-                            None if c.algorithm == TOKEN_BUCKET else charge.state.at_us))
+                            None if c.algorithm == TOKEN_BUCKET else charge.state.at_us + self.shift_us))
         return out
 
     def leases(self):

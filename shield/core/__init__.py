@@ -1,7 +1,16 @@
 """The compiled core: integers in, integers out. No I/O, no logging, no floats for time."""
 
 try:
-    from shield.core.engine import Charges, CompiledPolicy, Decision, LeaseTable, Registry, Table
+    from shield.core.engine import (
+        Charges,
+        CompiledPolicy,
+        Decision,
+        LeaseTable,
+        MappedFile,
+        Registry,
+        SharedTable,
+        Table,
+    )
     from shield.core.limiter import SlidingWindow, TokenBucket
 except ImportError as _error:  # pragma: no cover - only on a broken installation
     if _error.name is not None and not _error.name.startswith("shield.core."):
@@ -23,7 +32,9 @@ __all__ = [
     "Decision",
     "LeaseTable",
     "LimitStatus",
+    "MappedFile",
     "Registry",
+    "SharedTable",
     "SlidingWindow",
     "Table",
     "TokenBucket",
