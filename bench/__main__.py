@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, memory, scale
+from bench import core, decision, memory, scale, shared
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
@@ -21,6 +21,7 @@ BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "decision": decision.run,
     "memory": memory.run,
     "scale": scale.run,
+    "shared": shared.run,
 }
 
 

@@ -62,6 +62,7 @@ cdef class Charges:
     cdef int64_t request_cost
     cdef int64_t request_bytes
     cdef readonly int64_t now_us
+    cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason
     cdef readonly object detail
     cdef readonly bint admitted
@@ -216,7 +217,8 @@ cdef class Charges:
         if self.policy.any_calendar:
             for i in range(self.n):
                 if self.items[i].end_us == 0 and self.policy.windows[self.items[i].limit] is not None:
-                    self.items[i].end_us = self.policy.windows[self.items[i].limit](self.items[i].state.at_us)[1]
+                    self.items[i].end_us = (
+                        self.policy.windows[self.items[i].limit](self.items[i].state.at_us + self.shift_us)[1] - self.shift_us)
         return 0
 
     cdef bint wait_of(self, const Charge *charge, int64_t cost, u128 *wait_us) noexcept:
@@ -285,7 +287,7 @@ cdef class Charges:
                 plans = self.policy.plans[charge.limit]
                 plan = self.plan if plans is not None and self.plan in plans else None
                 out.append((i, plan, "cost" if c.cost_kind == COST_REQUEST else "bytes", charge.cost,
-                            None if c.algorithm == TOKEN_BUCKET else charge.state.at_us))
+                            None if c.algorithm == TOKEN_BUCKET else charge.state.at_us + self.shift_us))
         return out
 
     def leases(self):

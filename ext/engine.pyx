@@ -2,7 +2,7 @@
 """From a request to a decision: what a compiled policy charges, one atomic step in memory, and the answer.
 
     CompiledPolicy.charges(request) -> Charges      pure: which buckets, how much
-    Table.apply(charges)                            the one step that remembers anything
+    Table.apply(charges)                            the one step that remembers anything (SharedTable: for all of a host)
     Decision(charges)                               pure: what it means; most of it is computed only when read
 
 A remote store takes Table's place: it reads the charges through `Charges.bucket` and hands back what became of them
@@ -15,10 +15,12 @@ from collections import OrderedDict
 from types import MemberDescriptorType
 
 cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memchr, memcpy, memset
 
 from keys cimport (
@@ -29,13 +31,22 @@ from keytable cimport (
     SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, table_close, table_find, table_insert, table_open, table_prefetch, table_sweep,
 )
 from level cimport (
-    CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, fresh, give_back, level_of,
-    owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch,
+    CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, forgettable, fresh, give_back,
+    level_of, owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch,
+)
+from mapped_cell cimport (
+    AT_BITS, AT_MASK, NARROW_TAGS, NARROW_UNIT_US, WIDE_TAGS, at_of, bucket_word, is_cell, owned_word, owner_of, read_bucket,
+    read_window, window_word,
 )
 from result cimport make_status
 from siphash cimport Hash128, Sip, sip_end, sip_start, sip_word, sip_words, siphash128
+from slots cimport (
+    CLAIM, LATER, LIVE, NO_ROOM, PROBES, Slot, Slots, generation_of, home_slot, identity_of, prefetch_slot, slot_candidate,
+    slot_claim, slot_find, slots_for, vacancy, vacated,
+)
 from text cimport ESCAPED_BYTES, Piece, put, put_json, put_piece, put_seconds, put_whole
-from ticks cimport ceil_div, clip_us, from_u128, seconds, u128
+from ticks cimport ceil_div, clip_us, clock_us, from_u128, mulhi, seconds, u128
+from word cimport Word, add64, load64, max64, same_word, swap64, word_load, word_ready, word_swap
 
 import msgspec
 
@@ -53,12 +64,16 @@ cdef enum Verdict:
     FULL = 2           # no room for a newcomer's bucket, and the limit says to deny then
     UNAVAILABLE = 3    # no store, and the limit says to deny then
 
+include "mapped.pxi"
 include "registry.pxi"
 include "wording.pxi"
 include "compiled_policy.pxi"
 include "charges.pxi"
+include "step.pxi"
 include "leases.pxi"
 include "table.pxi"
+include "places.pxi"
+include "shared_table.pxi"
 include "decision.pxi"
 include "answer.pxi"
 include "facade.pxi"

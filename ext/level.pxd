@@ -10,7 +10,7 @@ Windows: `at_us` the start of the current window, `cur` and `prev` the units of 
 Until: `at_us` the instant from which the cell means nothing (a settled receipt, later a nonce or a block).
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from ticks cimport ceil_div, div_u128, u128
 
 cdef enum Algorithm:
@@ -39,6 +39,8 @@ cdef struct Numbers:
     int64_t start_us
     int64_t end_us
     uint32_t successor   # the numbers that hold now for buckets written under these
+    uint16_t mapped      # in a table that processes share: the limit's place in the file
+    uint16_t tag         # and which of its units `unit` is
 
 cdef inline u128 level_of(const Cell *cell) noexcept nogil:
     return ((<u128>cell.high) << 64) | (<u128>cell.low)

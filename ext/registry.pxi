@@ -14,6 +14,7 @@ cdef int64_t LONGEST_MONTH_US = 33 * 86_400_000_000
 @cython.final
 cdef class Registry:
     """The numbers that cells were written under, and the secret their keys are hashed with. One per store, for its life.
+    `mapped` is the file of a table that processes share: it knows the numbers too, under its own secret.
 
     Entries are never changed or dropped, because a cell's ticks mean nothing without the numbers it was written under.
     When a policy is replaced, older entries of a limit point to a successor: that one decides when a cell written under
@@ -31,14 +32,16 @@ cdef class Registry:
     cdef bint alone           # nobody else has this secret
     cdef uint64_t k0
     cdef uint64_t k1
+    cdef MappedFile mapped
 
-    def __cinit__(self, secret=None):
-        cdef bytes key = os.urandom(16) if secret is None else secret
+    def __cinit__(self, secret=None, *, MappedFile mapped=None):
+        cdef bytes key = mapped.hashing_secret if mapped is not None else os.urandom(16) if secret is None else secret
         if len(key) != 16:
             raise ValueError("the hashing secret has 16 bytes")
         self.k0 = int.from_bytes(key[:8], "little")
         self.k1 = int.from_bytes(key[8:], "little")
-        self.alone = secret is None
+        self.alone = secret is None and mapped is None
+        self.mapped = mapped
         self.index, self.entries, self.identities, self.seeds, self.neighbours = {}, {}, {}, {}, {}
         self.room = 64
         self.items = <Numbers *>PyMem_Calloc(self.room, sizeof(Numbers))
@@ -102,6 +105,8 @@ cdef class Registry:
         elif n.algorithm != CONCURRENCY:
             n.calendar = limit.align is not None
             n.window_us = limit.window_us if not n.calendar else LONGEST_DAY_US if limit.align == "day" else LONGEST_MONTH_US
+        if self.mapped is not None:
+            self.mapped.enter(self, limit, n)
         self.index[key] = self.count
         self.entries.setdefault(limit.identity, []).append(self.count)
         self.count += 1

@@ -16,9 +16,7 @@ cdef class Table:
     cdef Cell *shared            # per limit identity: the bucket that newcomers share when the table is full
     cdef int shared_room
     cdef object clock
-    cdef readonly int64_t shared_uses
-    cdef readonly int64_t full_denials
-    cdef readonly int64_t full_allowances
+    cdef FullCounts full
 
     def __cinit__(self, Registry registry not None, *, int64_t max_keys=1_000_000, int64_t max_leases=65_536,
                   int64_t max_receipts=1_000_000, clock=None):
@@ -49,6 +47,18 @@ cdef class Table:
     @property
     def size_bytes(self):
         return self.keys.size_bytes
+
+    @property
+    def shared_uses(self):
+        return self.full.shared
+
+    @property
+    def full_denials(self):
+        return self.full.denied
+
+    @property
+    def full_allowances(self):
+        return self.full.allowed
 
     def apply(self, Charges charges not None, *, bint degraded=False, now_us=None):
         """The step alone. `degraded`: stand in for a store that is away, each limit by its `when_store_fails`."""
@@ -103,10 +113,7 @@ cdef class Table:
             charge.verdict = FITS
             charge.unknown = charge.newcomer = charge.rebased = charge.shared = False
             charge.cell = NULL
-            if degraded and c.when_store_fails != 0:
-                charge.unknown = True
-                if c.when_store_fails == 1:
-                    charge.verdict = UNAVAILABLE
+            if degraded and stand_in(charge, c):
                 continue
             if c.algorithm == CONCURRENCY:
                 places = self.look_at_leases(charge, now_us, places)
@@ -144,19 +151,8 @@ cdef class Table:
             if room > 0:
                 room -= 1
                 continue
-            if charge.cost > self.registry.items[charge.numbers].limit:
-                charge.verdict = OVER  # that never fits, and is not for want of room
-            elif c.when_full == 0:
+            if without_room(charge, c, &self.registry.items[charge.numbers], &self.full):
                 charge.cell = &self.shared[c.identity]
-                charge.newcomer = False
-                charge.shared = True
-                self.shared_uses += 1
-            elif c.when_full == 1:
-                charge.verdict = FULL if charge.cost > 0 else FITS
-                self.full_denials += 1
-            else:
-                charge.unknown = True
-                self.full_allowances += 1
         return 0
 
     cdef inline int look_at_cell(self, Charge *charge, const CompiledLimit *c, int64_t now_us) noexcept:
@@ -165,17 +161,7 @@ cdef class Table:
         if source == NULL:
             # A newcomer starts at the level of the shared bucket: what it may have spent there is not forgiven.
             source = &self.shared[c.identity]
-        charge.state = source[0]
-        if source.numbers == 0:
-            fresh(&charge.state, n, now_us)
-        else:
-            charge.rebased = touch(&charge.state, &self.registry.items[source.numbers], n, now_us)
-        charge.state.numbers = charge.numbers
-        charge.end_us = charge.state.at_us + n.window_us
-        if n.calendar:
-            charge.end_us = n.end_us if charge.state.at_us == n.start_us else 0  # 0: looked up when it is read
-        if charge.verdict == FITS and not fits(&charge.state, n, charge.cost, now_us):
-            charge.verdict = OVER
+        judge(charge, source, NULL if source.numbers == 0 else &self.registry.items[source.numbers], n, now_us)
         return 0
 
     cdef int64_t look_at_leases(self, Charge *charge, int64_t now_us, int64_t places) except -1:
@@ -195,7 +181,7 @@ cdef class Table:
             self.leases.sweep(now_us, SWEEP_SLOTS_FULL)
             if self.leases.count + places + charge.cost > self.leases.max_leases:
                 charge.verdict = FULL
-                self.full_denials += 1
+                self.full.denied += 1
                 return places
         return places + charge.cost
 
@@ -204,13 +190,9 @@ cdef class Table:
         cdef Charge *charge
         cdef CompiledLimit *limits = charges.policy.items
         cdef CompiledLimit *c
-        cdef Numbers *numbers = self.registry.items
-        cdef Numbers *n
-        cdef bint write
         for i in range(charges.n):
             charge = &charges.items[i]
             c = &limits[charge.limit]
-            n = &numbers[charge.numbers]
             if charge.unknown or charge.verdict >= FULL or charge.cost == 0:
                 continue
             if c.algorithm == CONCURRENCY:
@@ -218,14 +200,7 @@ cdef class Table:
                     self.leases.take(charge_address(charge), charges.ids()[i], now_us + c.ttl_us, charge.cost, now_us)
                     charge.state.low += <uint64_t>charge.cost
                 continue
-            write = charge.rebased
-            if charges.admitted:
-                if charge.verdict == FITS:
-                    take(&charge.state, n, charge.cost)
-                    write = True
-            elif c.count_denied:
-                write |= penalise(&charge.state, n, charge.cost, now_us)
-            if write:
+            if charge_state(charge, c, &self.registry.items[charge.numbers], charges.admitted, now_us):
                 inserted += charge.newcomer
                 self.write(charge)
         if inserted:
@@ -250,8 +225,7 @@ cdef class Table:
         MemoryError when there is no room to remember that it was settled: then nothing is.
         """
         cdef int64_t now = read_clock(self.clock, 0) if now_us is None else now_us
-        cdef Hash128 h = never_zero(siphash128(<const uint8_t *><const char *>receipt_id, len(receipt_id),
-                                               self.registry.k0, self.registry.k1))
+        cdef Hash128 h = receipt_hash(receipt_id, self.registry)
         cdef Cell *mark
         self.settled_us = max(now, self.settled_us)
         if expires_us <= self.settled_us:
@@ -275,15 +249,14 @@ cdef class Table:
     cdef int settle_one(self, CompiledPolicy policy, int index, object plan, bytes address, int64_t charged, int64_t actual,
                         int64_t charged_us, int64_t start_us, int64_t now_us) except -1:
         cdef CompiledLimit *c = &policy.items[index]
-        cdef uint32_t entry = c.numbers
+        cdef uint32_t entry
         cdef Numbers *n
         cdef Charge charge
         cdef Cell *source
-        cdef bint changed = False
+        cdef Numbers *written
         if charged == actual or c.algorithm == CONCURRENCY:
             return 0
-        if plan is not None and policy.plans[index] is not None:
-            entry = (<dict>policy.plans[index]).get(plan, entry)
+        entry = numbers_now(policy, index, plan)
         if policy.windows[index] is not None:
             self.registry.refresh_calendar(entry, policy.windows[index], now_us)
         n = &self.registry.items[entry]
@@ -298,19 +271,11 @@ cdef class Table:
             if index >= policy.n_limits or c.identity >= self.shared_room:
                 return 0
             source = &self.shared[c.identity]
-        charge.state = source[0]
-        if source.numbers == 0:
-            fresh(&charge.state, n, now_us)
-        elif self.registry.items[source.numbers].algorithm != n.algorithm:
+        written = NULL if source.numbers == 0 else &self.registry.items[source.numbers]
+        if written != NULL and written.algorithm != n.algorithm:
             return 0  # another limit's bucket
-        else:
-            changed = touch(&charge.state, &self.registry.items[source.numbers], n, now_us)
-        charge.state.numbers = entry
-        if actual < charged:
-            changed |= give_back(&charge.state, n, charged - actual, charged_us, start_us)
-        else:
-            changed |= owe(&charge.state, n, actual - charged)
-        if changed:
+        charge.numbers = entry
+        if amend(&charge, source, written, n, charged, actual, charged_us, start_us, now_us):
             self.write(&charge)
         return 0
 
@@ -330,8 +295,8 @@ cdef class Table:
         """Counts for metrics."""
         return {
             "keys": self.keys.count, "max_keys": self.keys.max_cells, "size_bytes": self.keys.size_bytes,
-            "receipts": self.settled.count, "max_receipts": self.settled.max_cells, "leases": self.leases.count, "max_leases": self.leases.max_leases, "full_shared": self.shared_uses,
-            "full_denied": self.full_denials, "full_allowed": self.full_allowances,
+            "receipts": self.settled.count, "max_receipts": self.settled.max_cells, "leases": self.leases.count, "max_leases": self.leases.max_leases, "full_shared": self.full.shared,
+            "full_denied": self.full.denied, "full_allowed": self.full.allowed,
         }
 
 

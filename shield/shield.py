@@ -25,6 +25,7 @@ from shield.policy.path import normalise
 from shield.receipt import Charged, Handles, HeldLease, Receipt, limit_digest
 from shield.request import MAX_COST, Request
 from shield.store.memory import MemoryStore
+from shield.store.table import TableStore
 
 if TYPE_CHECKING:
     from shield.store import Store
@@ -43,9 +44,9 @@ class Explanation(NamedTuple):
 class Shield(LocalDecider):
     """Decides every quota of a request in one atomic step.
 
-    `store` is a URL (`memory://`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store. `clock` returns Unix
-    nanoseconds; the default is the system's (a remote store reads its own). `secret` seals receipts and leases: all
-    nodes that share a store need the same one; by default a remote store hands one out, and a local one is its own.
+    `store` is a URL (`memory://`, `shared://NAME`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store.
+    `clock` returns Unix nanoseconds; the default is the system's (a remote store reads its own). `secret` seals
+    receipts and leases: all nodes that share a store need the same one; by default the store has one.
     `trace` is called with a dict for every decision.
 
     Use it as `async with Shield(...) as shield`, or call `open` and `close`. With a local store nothing needs opening.
@@ -63,7 +64,8 @@ class Shield(LocalDecider):
         from shield.store import RemoteStore, open_store
 
         self.store: Store = open_store(store, clock=clock) if isinstance(store, str) else store
-        if isinstance(self.store, MemoryStore):
+        self._local: TableStore
+        if isinstance(self.store, TableStore):
             self._local = self.store
         else:
             # Stands in while the store is away. A store that wraps a local one brings its registry along: charges are
@@ -74,7 +76,7 @@ class Shield(LocalDecider):
         self._handles = Handles(secret) if secret is not None else None
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
-            self._handles = Handles(os.urandom(32))
+            self._handles = Handles(self._local.secret)  # the processes of one shared table accept each other's
         self._adopt(policy)
 
     def _adopt(self, policy: Policy) -> None:

@@ -1,7 +1,17 @@
 """The compiled core: integers in, integers out. No I/O, no logging, no floats for time."""
 
 try:
-    from shield.core.engine import Charges, CompiledPolicy, Decision, LeaseTable, LocalDecider, Registry, Table
+    from shield.core.engine import (
+        Charges,
+        CompiledPolicy,
+        Decision,
+        LeaseTable,
+        LocalDecider,
+        MappedFile,
+        Registry,
+        SharedTable,
+        Table,
+    )
     from shield.core.limiter import SlidingWindow, TokenBucket
     from shield.core.path import plain_end
 except ImportError as _error:  # pragma: no cover - only on a broken installation
@@ -25,7 +35,9 @@ __all__ = [
     "LeaseTable",
     "LimitStatus",
     "LocalDecider",
+    "MappedFile",
     "Registry",
+    "SharedTable",
     "SlidingWindow",
     "Table",
     "TokenBucket",

@@ -128,8 +128,14 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
             ),
             clock=clock,
         )
+    if parts.scheme == "shared":
+        from shield.store.shared import SharedStore
+
+        return SharedStore(url, clock=clock)
     if parts.scheme in ("redis", "rediss", "unix"):
         from shield.store.redis import RedisStore
 
         return RedisStore(url, clock=clock)
-    raise StoreURLError(f"no store for {parts.scheme}://; known are memory://, redis://, rediss:// and unix://")
+    raise StoreURLError(
+        f"no store for {parts.scheme}://; known are memory://, shared://NAME, redis://, rediss:// and unix://"
+    )

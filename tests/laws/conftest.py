@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import pytest
 
 from shield import Decision, Policy, Request, Shield
 from shield.store.redis import RedisStore
+from shield.store.shared import remove_table
 from tests.servers import Server, binaries, run_server
 
 START_US = 1_763_900_000_000_000
@@ -46,25 +48,32 @@ class World:
 MakeWorld = Callable[..., Awaitable[World]]
 
 
-@pytest.fixture(scope="session", params=["memory", *sorted(binaries())])
-def backend(request: pytest.FixtureRequest) -> Iterator[Server | None]:
-    """The memory store (None), then every Valkey and Redis there is."""
-    if request.param == "memory":
-        yield None
+@pytest.fixture(scope="session", params=["memory", "shared", *sorted(binaries())])
+def backend(request: pytest.FixtureRequest) -> Iterator[Server | str]:
+    """The stores of this process and of this host, by name, then every Valkey and Redis there is."""
+    if request.param in ("memory", "shared"):
+        yield request.param
         return
     with run_server(request.param, binaries()[request.param]) as server:
         yield server
 
 
 @pytest.fixture
-async def make_world(backend: Server | None) -> AsyncIterator[MakeWorld]:
+async def make_world(backend: Server | str) -> AsyncIterator[MakeWorld]:
     """Makes a World for a policy; options are those of the store's URL."""
     opened: list[Shield] = []
+    tables: list[str] = []
 
     async def make(policy: str | Policy, **options: object) -> World:
-        if backend is not None:
+        if isinstance(backend, Server):
             options = {"prefix": f"laws{next(_prefixes)}", "deadline": "5s", **options}
-        url = "memory://" if backend is None else backend.url
+            url = backend.url
+        elif backend == "shared":
+            options = {"max_keys": 2000, "max_leases": 5000, "max_receipts": 1000, **options}
+            url = f"shared://laws{os.getpid()}-{next(_prefixes)}"
+            tables.append(url)
+        else:
+            url = "memory://"
         if options:
             url += "&" if "?" in url else "?" + "&".join(f"{name}={value}" for name, value in options.items())
         world = World()
@@ -79,3 +88,5 @@ async def make_world(backend: Server | None) -> AsyncIterator[MakeWorld]:
     yield make
     for shield in opened:
         await shield.close()
+    for url in tables:
+        remove_table(url)
