@@ -11,14 +11,12 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from aiohttp import web
-
 from shield.decision import Decision
 from shield.errors import RequestError
 from shield.request import Request
 from shield.server.bounds import MAX_HANDLE_CHARS
+from shield.server.exchange import Answer, Ask, Handler
 from shield.server.facts import FAMILIES, HeaderReader
-from shield.server.listener import Handler
 from shield.server.logs import shown_request_id
 from shield.server.problem import Problem, phrase, render
 from shield.server.service import Service
@@ -77,7 +75,7 @@ def _wrong_query(found: str) -> Problem:
 def authz_handler(service: Service) -> Handler:
     """Forward-auth: the headers of one family are the request, those of the other are ignored."""
 
-    async def authz(http: web.BaseRequest, query: str) -> web.Response:
+    async def authz(http: Ask, query: str) -> Answer:
         try:
             mode = mode_of(query)
         except ValueError:
@@ -95,7 +93,7 @@ def authz_handler(service: Service) -> Handler:
 def envoy_handler(service: Service) -> Handler:
     """Envoy's HTTP ext_authz: what follows the prefix is the client's own path and query."""
 
-    async def envoy(http: web.BaseRequest, rest: str) -> web.Response:
+    async def envoy(http: Ask, rest: str) -> Answer:
         if rest and rest[0] not in "/?":
             raise Problem(404, "no endpoint has this path")
         path = rest if rest.startswith("/") else "/" + rest
@@ -108,13 +106,13 @@ def envoy_handler(service: Service) -> Handler:
     return envoy
 
 
-async def _decide(service: Service, request: Request, deny: int | None) -> web.Response:
+async def _decide(service: Service, request: Request, deny: int | None) -> Answer:
     decision = await service.decide(request, "authz")
     request_id = shown_request_id(decision.request_id) or service.next_request_id()
     return allowed(decision, request_id) if decision.allowed else refused(decision, request_id, deny)
 
 
-def allowed(decision: Decision, request_id: str) -> web.Response:
+def allowed(decision: Decision, request_id: str) -> Answer:
     """200 without a body: RateLimit fields for the gateway to hand on, and handles it may need later."""
     headers = decision.headers | {
         "Shield-Status": "200",
@@ -127,10 +125,10 @@ def allowed(decision: Decision, request_id: str) -> web.Response:
         joined = ", ".join(leases)
         if len(joined) <= MAX_HANDLE_CHARS:
             headers["Shield-Lease"] = joined
-    return web.Response(status=200, headers=headers)
+    return Answer(200, headers)
 
 
-def refused(decision: Decision, request_id: str, deny: int | None) -> web.Response:
+def refused(decision: Decision, request_id: str, deny: int | None) -> Answer:
     """The refusal's own status, or `deny`, with the true one in Shield-Status."""
     reason = decision.reason
     # A stored answer has the status of what was stored, which may be a success: to a gateway it is a
@@ -145,7 +143,7 @@ def refused(decision: Decision, request_id: str, deny: int | None) -> web.Respon
     return _refusal(int(status), reason, detail, members, dict(decision.headers), deny)
 
 
-def _unreadable(service: Service, error: RequestError, deny: int | None) -> web.Response:
+def _unreadable(service: Service, error: RequestError, deny: int | None) -> Answer:
     """Headers come from the client, so what cannot be read in them is a refusal and no fault."""
     request_id = service.next_request_id()
     service.metrics.problem("authz", 400)
@@ -161,7 +159,7 @@ def _refusal(
     members: dict[str, object],
     headers: dict[str, str],
     deny: int | None,
-) -> web.Response:
+) -> Answer:
     headers |= {
         "Shield-Status": str(status),
         "Shield-Reason": reason,

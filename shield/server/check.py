@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from shield.server.body import read_body
 from shield.server.bounds import MAX_BODY_BYTES
-from shield.server.listener import Handler, read_body
+from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
 from shield.server.service import Service
 from shield.server.wire import decode_check
-
-_JSON = "application/json"
 
 
 def check_handler(service: Service) -> Handler:
     """Answers 200 whenever a decision was made, whatever it is."""
 
-    async def check(http: web.BaseRequest, query: str) -> web.Response:
+    async def check(http: Ask, query: str) -> Answer:
         asked = decode_check(await read_body(http, MAX_BODY_BYTES))
         if isinstance(asked, list):
             # One after the other, so that an earlier request of the batch counts for a later one.
@@ -23,6 +20,6 @@ def check_handler(service: Service) -> Handler:
             body = b"[" + b",".join(answers) + b"]"
         else:
             body = (await service.decide(asked, "check")).to_json()
-        return web.Response(body=body, content_type=_JSON)
+        return Answer(200, JSON_TYPE, body)
 
     return check

@@ -15,6 +15,7 @@ from shield.request import Request
 from shield.server.facts import GatewayFacts
 from shield.server.logs import DecisionLog, Log, shown_request_id
 from shield.server.metrics import Metrics
+from shield.server.pressure import Pressure
 from shield.server.source import PolicySource
 from shield.shield import Shield
 
@@ -29,6 +30,7 @@ class Service:
         self.log = log
         self.lines = DecisionLog(log, metrics.suppressed)
         self.facts = GatewayFacts(shield.policy.identity)
+        self.pressure = Pressure(metrics.shed)
         self.draining = False
         # Ids are for finding lines again, so they need to differ and nothing else.
         self._id_prefix = os.urandom(4).hex()
@@ -39,11 +41,19 @@ class Service:
         return f"{self._id_prefix}-{next(self._ids):x}"
 
     async def decide(self, request: Request, endpoint: str) -> Decision:
-        """The decision, counted and, where it is a refusal, logged. Every answer carries a request id."""
+        """The decision, counted and, where it is a refusal, logged. Every answer carries a request id: `request` is
+        given one where it has none, so it must be the caller's own.
+        """
         if not request.request_id:
-            request = msgspec.structs.replace(request, request_id=self.next_request_id())
+            # Nobody else has seen this request yet; a copy would cost as much as deciding it.
+            msgspec.structs.force_setattr(request, "request_id", self.next_request_id())
+        pressure = self.pressure
+        pressure.waiting += 1
         started = perf_counter()
-        decision = await self.shield.check(request)
+        try:
+            decision = await self.shield.check(request)
+        finally:
+            pressure.waiting -= 1
         elapsed_s = perf_counter() - started
         self.metrics.decided(decision, elapsed_s)
         if not decision.allowed:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shield.server import bounds, listener
+from shield.server import bounds, connection, listener
 from tests.server.running import serving
 
 
@@ -138,7 +138,7 @@ async def test_a_compressed_body_is_not_inflated() -> None:
 
 
 async def test_a_body_that_never_arrives_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "BODY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(connection, "BODY_TIMEOUT_S", 0.02)
     async with serving() as server:
         raw = await server.raw(b'POST /v1/check HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"ip"')
         status, body = problem_of(raw)

@@ -1,0 +1,52 @@
+"""Is this process itself saturated? Then what comes is shed at once, for a late answer helps nobody.
+
+Two things fill up. With a local store it is the loop: bytes wait for their turn while others are decided. A turn
+begins with the first bytes that are read in it; whoever comes up so much later that MAX_WAIT_S have passed has
+waited that long at least. With a remote store it is the requests that wait for its answer: MAX_WAITING of them.
+What is behind those two is bounded elsewhere: connections, requests of one connection in a turn, bytes held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+from shield.server.bounds import MAX_WAIT_S, MAX_WAITING, SHED_RETRY_AFTER_S
+from shield.server.problem import Problem
+
+LATE: Final = "late"
+WAITING: Final = "waiting"
+
+
+class Pressure:
+    """`clock` returns seconds and never goes back. `shed` is told the reason of each refusal."""
+
+    def __init__(self, shed: Callable[[str], None], *, clock: Callable[[], float] = perf_counter) -> None:
+        self._shed = shed
+        self._clock = clock
+        self._turn_began: float | None = None
+        self.waiting = 0
+        """Requests whose decision a store is being asked for."""
+
+    def admit(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called for each request before anything is done for it. Problem 503 while there is too much."""
+        now = self._clock()
+        if self._turn_began is None:
+            self._turn_began = now
+            loop.call_soon(self._turn_ended)
+        elif now - self._turn_began > MAX_WAIT_S:
+            self._shed(LATE)
+            raise _overloaded()
+        if self.waiting >= MAX_WAITING:
+            self._shed(WAITING)
+            raise _overloaded()
+
+    def _turn_ended(self) -> None:
+        self._turn_began = None
+
+
+def _overloaded() -> Problem:
+    detail = "this server has more to decide than it can in time; the same request may be sent again"
+    return Problem(503, detail, headers={"Retry-After": str(SHED_RETRY_AFTER_S)})
