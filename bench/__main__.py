@@ -13,10 +13,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, memory
+from bench import core, decision, memory, server
 from bench.record import Row
 
-BENCHES: dict[str, Callable[[float], list[Row]]] = {"core": core.run, "decision": decision.run, "memory": memory.run}
+BENCHES: dict[str, Callable[[float], list[Row]]] = {
+    "core": core.run,
+    "decision": decision.run,
+    "memory": memory.run,
+    "server": server.run,
+}
 
 
 def machine() -> dict[str, str | int]:
