@@ -7,7 +7,6 @@ which the hypervisor kept more than one percent of the machine for itself is mea
 
 from __future__ import annotations
 
-import asyncio
 import re
 import statistics
 import subprocess
@@ -34,7 +33,9 @@ def requests() -> list[bytes]:
     made = []
     for i in range(5_000):
         body = b'{"tenant":"acme","user":"user:%d","ip":"203.0.113.%d"}' % (i, i % 250)
-        head = b"POST /v1/check HTTP/1.1\r\nHost: shield\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        head = (
+            b"POST /v1/check HTTP/1.1\r\nHost: shield\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        )
         made.append(head % len(body) + body)
     return made
 
@@ -102,9 +103,7 @@ async def measure(ours: int, theirs: int, seconds: float) -> tuple[float, float,
     mine = statistics.median(rate for rate, _ in rates)
     peer = statistics.median(rate for _, rate in rates)
     half = mine / 2
-    p50 = statistics.median(
-        [await undisturbed(lambda: percentile(ours, asked, seconds, half, 0.5)) for _ in range(3)]
-    )
+    p50 = statistics.median([await undisturbed(lambda: percentile(ours, asked, seconds, half, 0.5)) for _ in range(3)])
     p99 = statistics.median(
         [await undisturbed(lambda: percentile(ours, asked, seconds, half, 0.99)) for _ in range(WINDOWS)]
     )

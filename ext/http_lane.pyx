@@ -3,7 +3,6 @@
 
     Lane.look(data, at) -> Head      what begins at `data[at]`, and whether the express lane may take it
     render(...) -> bytes             one answer
-    step(coroutine)                  a handler that does not wait, run without a task
 
 The law here: whoever else reads the same bytes, a gateway in front or the full parser behind, must find the same
 requests in them. So nothing is repaired or tolerated. What is taken is a plain subset of RFC 9112, sections 2 to 6:
@@ -13,7 +12,6 @@ Content-Length of digits, no Transfer-Encoding, no obs-fold. All else is somebod
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -22,10 +20,6 @@ from http import HTTPStatus
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
-    ctypedef int PySendResult
-    int PYGEN_RETURN
-    int PYGEN_NEXT
-    PySendResult PyIter_Send(object iterator, object value, PyObject **result) except -1
 
 
 # As long as the longest line that is served at all. Longer heads are rare and in no hurry; and what arrives in crumbs is
@@ -503,10 +497,19 @@ def render(int status, dict headers not None, bytes body, bint close, bint head_
     cdef Py_ssize_t name_size, value_size, total
     cdef const char *name_text
     cdef const char *value_text
-    cdef bytes length = None if head_only and body_size == 0 else b"Content-Length: %d\r\n" % body_size
+    cdef bint told = not (head_only and body_size == 0)
+    cdef char digits[20]
+    cdef int at = 20
+    cdef Py_ssize_t left = body_size
     total = PyBytes_GET_SIZE(line) + PyBytes_GET_SIZE(server) + PyBytes_GET_SIZE(date) + 2
-    if length is not None:
-        total += PyBytes_GET_SIZE(length)
+    if told:
+        while True:
+            at -= 1
+            digits[at] = <char>(48 + left % 10)
+            left //= 10
+            if left == 0:
+                break
+        total += 18 + 20 - at
     if close:
         total += 19
     if not head_only:
@@ -528,8 +531,10 @@ def render(int status, dict headers not None, bytes body, bint close, bint head_
         to = put(to, value_text, value_size)
         to = put(to, "\r\n", 2)
     to = put(to, PyBytes_AS_STRING(server), PyBytes_GET_SIZE(server))
-    if length is not None:
-        to = put(to, PyBytes_AS_STRING(length), PyBytes_GET_SIZE(length))
+    if told:
+        to = put(to, "Content-Length: ", 16)
+        to = put(to, digits + at, 20 - at)
+        to = put(to, "\r\n", 2)
     to = put(to, PyBytes_AS_STRING(date), PyBytes_GET_SIZE(date))
     if close:
         to = put(to, "Connection: close\r\n", 19)
@@ -537,36 +542,3 @@ def render(int status, dict headers not None, bytes body, bint close, bint head_
     if body is not None and not head_only:
         to = put(to, PyBytes_AS_STRING(body), body_size)
     return out
-
-
-# ---- handlers --------------------------------------------------------------------------------------------------------
-
-@cython.final
-cdef class Waiting:
-    """A coroutine that has begun, and waits: `on` is what it yielded."""
-
-    cdef readonly object on
-
-    def __init__(self, on):
-        self.on = on
-
-
-def step(coroutine):
-    """Runs a coroutine up to its first wait. What it returned, or a Waiting.
-
-    Most handlers never wait, and a task would cost more than their work.
-    """
-    cdef PyObject *result = NULL
-    cdef PySendResult ended = PyIter_Send(coroutine, None, &result)
-    cdef object value = <object>result
-    cdef Waiting waiting
-    unref(result)
-    if ended == PYGEN_RETURN:
-        return value
-    waiting = Waiting.__new__(Waiting)
-    waiting.on = value
-    return waiting
-
-
-cdef extern from *:
-    void unref "Py_DECREF"(PyObject *)

@@ -1,4 +1,4 @@
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, final
 
 HEAD_BYTES: Final[int]
@@ -37,11 +37,6 @@ class Lane:
     def __init__(self, posts: Iterable[bytes], anys: Iterable[bytes], prefix: bytes, hold_bytes: int) -> None: ...
     def look(self, data: bytes, at: int = 0) -> Head: ...
 
-@final
-class Waiting:
-    on: Any
-    def __init__(self, on: Any) -> None: ...
-
 def render(
     status: int,
     headers: dict[str, str],
@@ -51,4 +46,3 @@ def render(
     server: bytes,
     date: bytes,
 ) -> bytes: ...
-def step(coroutine: Coroutine[Any, Any, Any]) -> Any: ...

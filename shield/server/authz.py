@@ -6,6 +6,7 @@ Whatever they answer, a refusal is never 2xx.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -15,7 +16,7 @@ from shield.decision import Decision
 from shield.errors import RequestError
 from shield.request import Request
 from shield.server.bounds import MAX_HANDLE_CHARS
-from shield.server.exchange import Answer, Ask, Handler
+from shield.server.exchange import Answer, Ask, AtOnce, Handler
 from shield.server.facts import FAMILIES, HeaderReader
 from shield.server.logs import shown_request_id
 from shield.server.problem import Problem, phrase, render
@@ -72,42 +73,67 @@ def _wrong_query(found: str) -> Problem:
     return Problem(400, f"{found}; {allowed}; {hint}")
 
 
-def authz_handler(service: Service) -> Handler:
+class Asked(NamedTuple):
+    """What a gateway asks for."""
+
+    request: Request
+    deny: int | None
+
+
+AuthzReader = Callable[[Service, Ask, str], Asked | Answer]
+
+
+def read_authz(service: Service, http: Ask, query: str) -> Asked | Answer:
     """Forward-auth: the headers of one family are the request, those of the other are ignored."""
+    try:
+        mode = mode_of(query)
+    except ValueError:
+        raise _wrong_query("found more parameters than there are") from None
+    try:
+        method, path, host = mode.read(http.headers)
+        request = service.facts.request(http, method=method, path=path, host=host)
+    except RequestError as error:
+        return _unreadable(service, error, mode.deny)
+    return Asked(request, mode.deny)
+
+
+def read_envoy(service: Service, http: Ask, rest: str) -> Asked | Answer:
+    """Envoy's HTTP ext_authz: what follows the prefix is the client's own path and query."""
+    if rest and rest[0] not in "/?":
+        raise Problem(404, "no endpoint has this path")
+    path = rest if rest.startswith("/") else "/" + rest
+    try:
+        request = service.facts.request(http, method=http.method, path=path, host=http.headers.get("Host"))
+    except RequestError as error:
+        return _unreadable(service, error, None)
+    return Asked(request, None)
+
+
+def authz_handler(service: Service, read: AuthzReader) -> Handler:
+    """The decision is the response."""
 
     async def authz(http: Ask, query: str) -> Answer:
-        try:
-            mode = mode_of(query)
-        except ValueError:
-            raise _wrong_query("found more parameters than there are") from None
-        try:
-            method, path, host = mode.read(http.headers)
-            request = service.facts.request(http, method=method, path=path, host=host)
-        except RequestError as error:
-            return _unreadable(service, error, mode.deny)
-        return await _decide(service, request, mode.deny)
+        asked = read(service, http, query)
+        if isinstance(asked, Answer):
+            return asked
+        return _said(service, await service.decide(asked.request, "authz"), asked.deny)
 
     return authz
 
 
-def envoy_handler(service: Service) -> Handler:
-    """Envoy's HTTP ext_authz: what follows the prefix is the client's own path and query."""
+def authz_at_once(service: Service, read: AuthzReader) -> AtOnce:
+    """The same, without waiting."""
 
-    async def envoy(http: Ask, rest: str) -> Answer:
-        if rest and rest[0] not in "/?":
-            raise Problem(404, "no endpoint has this path")
-        path = rest if rest.startswith("/") else "/" + rest
-        try:
-            request = service.facts.request(http, method=http.method, path=path, host=http.headers.get("Host"))
-        except RequestError as error:
-            return _unreadable(service, error, None)
-        return await _decide(service, request, None)
+    def authz(http: Ask, query: str) -> Answer:
+        asked = read(service, http, query)
+        if isinstance(asked, Answer):
+            return asked
+        return _said(service, service.decide_nowait(asked.request, "authz"), asked.deny)
 
-    return envoy
+    return authz
 
 
-async def _decide(service: Service, request: Request, deny: int | None) -> Answer:
-    decision = await service.decide(request, "authz")
+def _said(service: Service, decision: Decision, deny: int | None) -> Answer:
     request_id = shown_request_id(decision.request_id) or service.next_request_id()
     return allowed(decision, request_id) if decision.allowed else refused(decision, request_id, deny)
 

@@ -8,9 +8,13 @@ from shield.server.problem import Problem
 
 async def read_body(ask: Ask, max_bytes: int) -> bytes:
     """The whole body. Problem: 413 past the bound, announced or not; 408 when it does not come in time."""
+    return await ask.receive(max_bytes) if ask.whole is None else body_here(ask, max_bytes)
+
+
+def body_here(ask: Ask, max_bytes: int) -> bytes:
+    """The whole body of a request that has arrived. Problem 413 past the bound."""
     body = ask.whole
-    if body is None:
-        return await ask.receive(max_bytes)
+    assert body is not None
     if len(body) > max_bytes:
         raise too_large(max_bytes)
     return body

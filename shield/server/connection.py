@@ -13,11 +13,10 @@ transport's high-water mark and one write of answers that nobody fetches. Beyond
 from __future__ import annotations
 
 import asyncio
-import types
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from shield.core.http_lane import BODY, MORE, PASS, TAKE, Head, Lane, Waiting, step
+from shield.core.http_lane import BODY, MORE, PASS, TAKE, Head, Lane
 from shield.server.body import too_slow
 from shield.server.bounds import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, HOLD_BYTES, TURN_REQUESTS, WRITE_BYTES
 from shield.server.exchange import Answer
@@ -89,6 +88,7 @@ class Connection(Guarded):
         """Answers the requests of `data` and sees to what is left."""
         listener = self.listener
         look = self._lane.look
+        at_once = listener.decides_at_once
         waited, due = self._what, self._deadline.at
         self._what = SILENCE
         self._deadline.lift()
@@ -112,16 +112,11 @@ class Connection(Guarded):
             at = head.end
             left -= 1
             head.peer = self._peer
-            handler = listener.answer(head)
-            if not listener.decides_at_once:
-                self._write(answers)
-                self._await(handler, head, data, at)
-                break
             try:
-                answer = step(handler)
-                if type(answer) is Waiting:
+                answer = listener.answer_at_once(head) if at_once else None
+                if answer is None:
                     self._write(answers)
-                    self._await(_resumed(handler, answer.on), head, data, at)
+                    self._await(listener.answer(head), head, data, at)
                     break
                 close = answer.close or head.close
                 answers.append(bytes_of(answer, close=close, method=head.method))
@@ -291,19 +286,3 @@ class Connection(Guarded):
             self._time_out(too_slow(BODY_TIMEOUT_S))
         else:
             self.force_close()
-
-
-@types.coroutine
-def _resumed(handler: Coroutine[Any, Any, Answer], on: Any) -> Generator[Any, Any, Answer]:
-    """The rest of a coroutine that was begun outside of a task and waits for `on`, for a task to run."""
-    try:
-        while True:
-            try:
-                sent = yield on
-            except BaseException as error:
-                on = handler.throw(error)
-            else:
-                on = handler.send(sent)
-    except StopIteration as done:
-        answer: Answer = done.value
-        return answer

@@ -76,3 +76,6 @@ class Answer:
 
 Handler = Callable[[Ask, str], Awaitable[Answer]]
 """Gets the query, or behind a prefix the rest of the target, as it was sent."""
+
+AtOnce = Callable[[Ask, str], Answer]
+"""The same for requests whose body is here, where the store is in this process: it waits for nothing."""

@@ -20,7 +20,7 @@ from shield.server.aiohttp_lane import AiohttpAsk, response_of
 from shield.server.auth import CallerTokens
 from shield.server.bounds import HOLD_BYTES, MAX_CONNECTIONS
 from shield.server.connection import Connection
-from shield.server.exchange import Answer, Ask, Handler
+from shield.server.exchange import Answer, Ask, AtOnce, Handler
 from shield.server.guarded import Guarded
 from shield.server.logs import fault_fields
 from shield.server.problem import Problem
@@ -39,6 +39,8 @@ class Route(NamedTuple):
     """None: any."""
     open: bool = False
     """Whether callers need no token here."""
+    at_once: AtOnce | None = None
+    """What answers in the express lane, where the store is in this process."""
 
 
 class Listener(web.Server):
@@ -116,50 +118,68 @@ class Listener(web.Server):
 
         Counting it as in flight, where it may wait, is the lane's.
         """
-        name = "unknown"
+        route, rest = self._route(ask.target)
         try:
-            route, rest = self._route(ask.target)
-            if route is not None:
-                name = route.name
-            self._admit(ask, route)
-            if route is None:
-                raise Problem(404, "no endpoint has this path")
-            if route.methods is not None and ask.method not in route.methods:
-                allow = ", ".join(sorted(route.methods))
-                raise Problem(405, f"this endpoint answers {allow}", headers={"Allow": allow})
-            if self._sheds:
-                self._service.pressure.admit(self._loop)
-            answer = await route.handler(ask, rest)
-        except Problem as problem:
-            answer = self.problem(problem, name)
-        except RequestError as error:
-            answer = self.problem(_malformed(error), name, field_for_log(error))
-        except ReceiptError as error:
-            answer = self.problem(Problem(400, str(error), members={"field": "receipt"}), name, "receipt")
-        except StoreError:
-            detail = "the store did not answer; the same request may be sent again"
-            answer = self.problem(Problem(503, detail, headers={"Retry-After": "1"}), name)
-        except ConnectionError:
-            raise
+            answer = await self._admitted(ask, route).handler(ask, rest)
         except Exception as error:
-            answer = self.fault(error, name)
+            answer = self._explained(error, route)
         if self._service.draining:
             answer.close = True
         return answer
 
+    def answer_at_once(self, ask: Ask) -> Answer | None:
+        """The same without waiting, for a request that is here whole; None where its handler may wait."""
+        route, rest = self._route(ask.target)
+        if route is None or route.at_once is None:
+            return None
+        try:
+            self._admitted(ask, route)
+            answer = route.at_once(ask, rest)
+        except Exception as error:
+            answer = self._explained(error, route)
+        if self._service.draining:
+            answer.close = True
+        return answer
+
+    def _explained(self, error: Exception, route: Route | None) -> Answer:
+        """The answer where there is none. ConnectionError is nobody's to get."""
+        name = "unknown" if route is None else route.name
+        if isinstance(error, Problem):
+            return self.problem(error, name)
+        if isinstance(error, RequestError):
+            return self.problem(_malformed(error), name, field_for_log(error))
+        if isinstance(error, ReceiptError):
+            return self.problem(Problem(400, str(error), members={"field": "receipt"}), name, "receipt")
+        if isinstance(error, StoreError):
+            detail = "the store did not answer; the same request may be sent again"
+            return self.problem(Problem(503, detail, headers={"Retry-After": "1"}), name)
+        if isinstance(error, ConnectionError):
+            raise error
+        return self.fault(error, name)
+
     def _route(self, target: str) -> tuple[Route | None, str]:
+        route = self._routes.get(target)
+        if route is not None:
+            return route, ""
         path, _, query = target.partition("?")
         route = self._routes.get(path)
         if route is None and self._prefix is not None and target.startswith(self._prefix[0]):
             return self._prefix[1], target[len(self._prefix[0]) :]
         return route, query
 
-    def _admit(self, ask: Ask, route: Route | None) -> None:
-        if self.tokens is None or (route is not None and route.open):
-            return
-        if not self.knows(ask):
+    def _admitted(self, ask: Ask, route: Route | None) -> Route:
+        """The route, for a caller who may use it. Problem 401, 404, 405, or 503 under pressure."""
+        if self.tokens is not None and not (route is not None and route.open) and not self.knows(ask):
             detail = f"callers of this server need a token: {auth.HEADER}: Bearer TOKEN"
             raise Problem(401, detail, headers={"WWW-Authenticate": auth.CHALLENGE}, close=True)
+        if route is None:
+            raise Problem(404, "no endpoint has this path")
+        if route.methods is not None and ask.method not in route.methods:
+            allow = ", ".join(sorted(route.methods))
+            raise Problem(405, f"this endpoint answers {allow}", headers={"Allow": allow})
+        if self._sheds:
+            self._service.pressure.admit(self._loop)
+        return route
 
     def knows(self, ask: Ask) -> bool:
         """Whether the caller shows one of the tokens, or needs none."""

@@ -6,7 +6,7 @@ import os
 from itertools import count
 from time import perf_counter
 
-import msgspec
+from msgspec.structs import force_setattr
 
 from shield.decision import Decision
 from shield.errors import PolicyError, RequestError
@@ -45,8 +45,8 @@ class Service:
         given one where it has none, so it must be the caller's own.
         """
         if not request.request_id:
-            # Nobody else has seen this request yet; a copy would cost as much as deciding it.
-            msgspec.structs.force_setattr(request, "request_id", self.next_request_id())
+            # Nobody else has seen this request yet, and a copy costs.
+            force_setattr(request, "request_id", self.next_request_id())
         pressure = self.pressure
         pressure.waiting += 1
         started = perf_counter()
@@ -57,9 +57,24 @@ class Service:
         elapsed_s = perf_counter() - started
         self.metrics.decided(decision, elapsed_s)
         if not decision.allowed:
-            request_id = shown_request_id(request.request_id) or self.next_request_id()
-            self.lines.refused(decision, request_id, endpoint, elapsed_s)
+            self._refused(decision, endpoint, elapsed_s)
         return decision
+
+    def decide_nowait(self, request: Request, endpoint: str) -> Decision:
+        """`decide` where the store is in this process."""
+        if not request.request_id:
+            force_setattr(request, "request_id", self.next_request_id())
+        started = perf_counter()
+        decision = self.shield.check_nowait(request)
+        elapsed_s = perf_counter() - started
+        self.metrics.decided(decision, elapsed_s)
+        if not decision.allowed:
+            self._refused(decision, endpoint, elapsed_s)
+        return decision
+
+    def _refused(self, decision: Decision, endpoint: str, elapsed_s: float) -> None:
+        request_id = shown_request_id(decision.request_id) or self.next_request_id()
+        self.lines.refused(decision, request_id, endpoint, elapsed_s)
 
     async def replace_policy(self, source: PolicySource, policy: Policy, origin: str) -> None:
         """Puts a valid policy in force: for decisions, for gateway facts and for metrics."""

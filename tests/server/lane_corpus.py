@@ -24,12 +24,12 @@ CORPUS: dict[str, bytes] = {
     "te-cl": post(HOST, b"Transfer-Encoding: chunked\r\n", b"Content-Length: 4\r\n", body=CHUNKED + NEXT),
     "te-alone": post(HOST, b"Transfer-Encoding: chunked\r\n", body=CHUNKED) + NEXT,
     "te-trailers": post(
-        HOST, b"Transfer-Encoding: chunked\r\nTrailer: X-T\r\n", body=CHUNKED[:-2] + b"X-T: 1\r\nContent-Length: 9\r\n\r\n"
+        HOST,
+        b"Transfer-Encoding: chunked\r\nTrailer: X-T\r\n",
+        body=CHUNKED[:-2] + b"X-T: 1\r\nContent-Length: 9\r\n\r\n",
     )
     + NEXT,
-    "te-extension": post(
-        HOST, b"Transfer-Encoding: chunked\r\n", body=b"14;a=b\r\n" + BODY + b"\r\n0;x\r\n\r\n"
-    )
+    "te-extension": post(HOST, b"Transfer-Encoding: chunked\r\n", body=b"14;a=b\r\n" + BODY + b"\r\n0;x\r\n\r\n")
     + NEXT,
     "te-te": post(HOST, b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", body=CHUNKED) + NEXT,
     "te-list": post(HOST, b"Transfer-Encoding: gzip, chunked\r\n", body=CHUNKED) + NEXT,
@@ -105,7 +105,8 @@ CORPUS: dict[str, bytes] = {
     "line-no-version": post(HOST, LENGTH, line=b"POST /v1/check\r\n") + NEXT,
     "line-lower-version": post(HOST, LENGTH, line=b"POST /v1/check http/1.1\r\n") + NEXT,
     "line-version-10": post(HOST, LENGTH, line=b"POST /v1/check HTTP/1.0\r\n") + NEXT,
-    "line-version-10-kept": post(HOST, LENGTH, b"Connection: keep-alive\r\n", line=b"POST /v1/check HTTP/1.0\r\n") + NEXT,
+    "line-version-10-kept": post(HOST, LENGTH, b"Connection: keep-alive\r\n", line=b"POST /v1/check HTTP/1.0\r\n")
+    + NEXT,
     "line-version-09": b"GET /v1/authz\r\n" + NEXT,
     "line-version-12": post(HOST, LENGTH, line=b"POST /v1/check HTTP/1.2\r\n") + NEXT,
     "line-version-20": post(HOST, LENGTH, line=b"POST /v1/check HTTP/2.0\r\n") + NEXT,

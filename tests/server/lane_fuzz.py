@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import uvloop
@@ -31,7 +31,7 @@ import uvloop
 from shield import Policy, Shield
 from shield.core.http_lane import TAKE, Lane
 from shield.server.auth import CallerTokens
-from shield.server.connection import EXPRESS, RETURNING, Connection
+from shield.server.connection import EXPRESS, Connection
 from shield.server.guarded import Guarded
 from shield.server.logs import open_log
 from shield.server.metrics import Metrics
@@ -344,9 +344,7 @@ class Fuzz:
         """Mismatch where the answers to a stream differ."""
         cut = [0, *self.cuts(len(stream), len(stream) > 5_000), len(stream)]
         turns = [0 if together else self.random.choice((0, 0, 1, 3)) for _ in cut]
-        pieces = [
-            (stream[a:b], turn) for a, b, turn in zip(cut, cut[1:], turns, strict=False) if a < b
-        ]
+        pieces = [(stream[a:b], turn) for a, b, turn in zip(cut, cut[1:], turns, strict=False) if a < b]
         reads: list[list[Any]] = []
         connection, transport = express.connect()
         assert isinstance(connection, Connection)
@@ -358,7 +356,7 @@ class Fuzz:
 
         if good and b"close" not in stream.lower():
             cut = [0, *self.cuts(len(stream), True), len(stream)]
-            replay = [(stream[a:b], 0 if together else -1) for a, b in zip(cut, cut[1:], strict=False) if a < b]
+            replay = [(stream[a:b], 0 if together else -1) for a, b in pairwise(cut) if a < b]
         else:
             replay = reads
             if not closed and b"".join(read for read, _ in reads) + bytes(connection._held) != stream:
@@ -373,8 +371,8 @@ class Fuzz:
             )
         self.statuses.update(_STATUS.findall(found))
         quiet = at_rest(connection) and at_rest(other)
-        for transport in (transport, other_transport):
-            transport.close()
+        transport.close()
+        other_transport.close()
         for _ in range(1 if quiet else QUIET_TURNS):  # handlers that waited for more draw request ids as they end
             await asyncio.sleep(0)
 

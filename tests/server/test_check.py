@@ -221,13 +221,14 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await server.check({"ip": "203.0.113.7"}))["allowed"]
 
 
-async def test_a_fault_is_500_without_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving() as server:
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_fault_is_500_without_its_text(monkeypatch: pytest.MonkeyPatch, express: bool) -> None:
+    async with serving(express=express) as server:
 
-        async def broken(request: Any) -> None:
+        def broken(request: Any) -> None:
             raise KeyError("the-key-of-user-17")
 
-        monkeypatch.setattr(server.service.shield, "check", broken)
+        monkeypatch.setattr(server.service.shield, "check_nowait", broken)
         async with server.client.post("/v1/check", json={"user": "u"}) as answer:
             assert answer.status == 500
             text = await answer.text()
