@@ -85,6 +85,6 @@ class Beneath(web.RequestHandler):
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    def used(self, now_s: float) -> None:
+    def used(self) -> None:
         """The keep-alive timer counts from now on; by itself it sees only requests that aiohttp answers."""
-        self._next_keepalive_close_time = now_s + self._keepalive_timeout
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout

@@ -13,6 +13,7 @@ transport's high-water mark and one write of answers that nobody fetches. Beyond
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,7 +66,7 @@ class Connection(Guarded):
         if mode != EXPRESS:
             self._beneath(data)
         elif data and not self.ended:
-            if self._held or self._busy:
+            if self._held or self._task is not None or self._turning or self.writing_is_paused:
                 self._held += data
                 if self._busy:
                     if len(self._held) > HOLD_BYTES:
@@ -91,9 +92,9 @@ class Connection(Guarded):
         at_once = listener.decides_at_once
         waited, due = self._what, self._deadline.at
         self._what = SILENCE
-        self._deadline.lift()
+        self._deadline.at = math.inf
         self._needed = 0
-        self.used(self.loop.time())
+        self.used()
         answers: list[bytes] = []
         close = False
         size = at = 0
@@ -119,7 +120,7 @@ class Connection(Guarded):
                     self._await(listener.answer(head), head, data, at)
                     break
                 close = answer.close or head.close
-                answers.append(bytes_of(answer, close=close, method=head.method))
+                answers.append(bytes_of(answer, close, head.method))
             except Exception as error:
                 self._write(answers)
                 self._fail(error)
@@ -222,14 +223,14 @@ class Connection(Guarded):
             if transport is None or transport.is_closing():
                 return
             close = answer.close or head.close or self.ended
-            self._write([bytes_of(answer, close=close, method=head.method)])
+            self._write([bytes_of(answer, close, head.method)])
         except Exception as error:
             self._fail(error)
             return
         finally:
             self._task = None
             self.listener.done()
-        self.used(self.loop.time())
+        self.used()
         if close:
             self.force_close()
         else:
@@ -256,7 +257,7 @@ class Connection(Guarded):
         super().resume_writing()
         if self._mode == EXPRESS:
             if self._what == SILENCE:
-                self._deadline.lift()
+                self._deadline.at = math.inf
             self._go_on()
 
     # ---- the end -------------------------------------------------------------------------------------------

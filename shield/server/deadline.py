@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """`passed` is called once `at` is over, in seconds of the loop's clock; `at` is infinite while nothing is due.
+    """`passed` is called once `at` is over, in seconds of the loop's clock. Setting `at` to infinity lifts it.
 
     One timer serves every instant it is moved to. It may fire early, and is set again then, so that moving the
     deadline later or lifting it costs an assignment.
@@ -31,10 +31,6 @@ class Deadline:
                 self._timer.cancel()
             self._timer_at = at
             self._timer = self._loop.call_at(at, self._fire)
-
-    def lift(self) -> None:
-        """Nothing is due any more."""
-        self.at = math.inf
 
     def end(self) -> None:
         """For good."""

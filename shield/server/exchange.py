@@ -6,10 +6,10 @@ Problem, and cannot tell who carried it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
-JSON_TYPE: Final[Mapping[str, str]] = {"Content-Type": "application/json"}
+JSON_TYPE: Final[dict[str, str]] = {"Content-Type": "application/json"}
 
 
 SERVER: Final = "shield"
@@ -64,7 +64,7 @@ class Answer:
     def __init__(
         self,
         status: int = 200,
-        headers: Mapping[str, str] = JSON_TYPE,
+        headers: dict[str, str] = JSON_TYPE,
         body: bytes | None = None,
         close: bool = False,
     ) -> None:

@@ -152,7 +152,7 @@ class Guarded(Beneath):
 
     def _time_out(self, problem: Problem) -> None:
         answer = self.listener.problem(problem, "http")
-        self._write([bytes_of(answer, close=True, method="POST")])
+        self._write([bytes_of(answer, True, "POST")])
         self.force_close()
 
     def _write(self, answers: list[bytes]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from functools import lru_cache
 from time import time
 from typing import Final
 
@@ -13,14 +12,16 @@ from shield.server.exchange import SERVER, Answer
 _SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
 
 
-@lru_cache(maxsize=2)
-def _date_line(second: int) -> bytes:
-    return f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+class _Date:
+    """The line of this second."""
+
+    second = -1
+    line = b""
 
 
-def bytes_of(answer: Answer, *, close: bool, method: str) -> bytes:
+def bytes_of(answer: Answer, close: bool, method: str) -> bytes:
     """An answer to a request of this method. ValueError for a header field that cannot be sent."""
-    headers = answer.headers
-    if type(headers) is not dict:
-        headers = dict(headers)
-    return render(answer.status, headers, answer.body, close, method == "HEAD", _SERVER_LINE, _date_line(int(time())))
+    second = int(time())
+    if second != _Date.second:
+        _Date.second, _Date.line = second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
+    return render(answer.status, answer.headers, answer.body, close, method == "HEAD", _SERVER_LINE, _Date.line)
