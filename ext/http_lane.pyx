@@ -2,7 +2,8 @@
 """HTTP/1.1 requests whose framing is beyond doubt, found in the bytes of a connection, and answers as bytes.
 
     Lane.look(data, at) -> Head      what begins at `data[at]`, and whether the express lane may take it
-    render(...) -> bytes             one answer
+    Lane.serve(data, ...)            answers of all that may be taken, in order
+    render(answer, ...) -> bytes     one answer
 
 The law here: whoever else reads the same bytes, a gateway in front or the full parser behind, must find the same
 requests in them. So nothing is repaired or tolerated. What is taken is a plain subset of RFC 9112, sections 2 to 6:
@@ -97,7 +98,9 @@ cdef class Head:
     """
 
     cdef bytes data
-    cdef Py_ssize_t start, body_start, body_size
+    cdef Py_ssize_t body_start, body_size
+    cdef readonly Py_ssize_t start
+    """Where it begins in the data that was looked at."""
     cdef readonly int verdict
     cdef readonly str why
     """Where the verdict is not TAKE: the reason, of a closed list."""
@@ -106,8 +109,10 @@ cdef class Head:
     cdef readonly str method
     cdef readonly bint close
     """The sender wants the connection closed after the answer."""
+    cdef readonly object route
+    """What the lane was given for the path that was found."""
     cdef public object peer
-    cdef uint16_t target_start, target_size
+    cdef uint16_t target_start, target_size, rest_start
     cdef int count
     cdef Field fields[MAX_FIELDS]
 
@@ -120,6 +125,12 @@ cdef class Head:
         """Path and query as they were sent."""
         return PyUnicode_DecodeASCII(
             PyBytes_AS_STRING(self.data) + self.start + self.target_start, self.target_size, NULL)
+
+    @property
+    def rest(self):
+        """Of the target: the query, or what follows the prefix that was found."""
+        return PyUnicode_DecodeASCII(
+            PyBytes_AS_STRING(self.data) + self.start + self.rest_start, self.target_start + self.target_size - self.rest_start, NULL)
 
     @property
     def whole(self):
@@ -204,6 +215,10 @@ cdef enum:
     SEEN_AGENT = 16
 
 
+cdef inline bint is_path(bytes path, const char *target, Py_ssize_t size) noexcept:
+    return PyBytes_GET_SIZE(path) == size and memcmp(PyBytes_AS_STRING(path), target, size) == 0
+
+
 cdef Head leave(Head head, str why):
     head.verdict = _LEAVE
     head.why = why
@@ -212,45 +227,100 @@ cdef Head leave(Head head, str why):
 
 @cython.final
 cdef class Lane:
-    """The routes of one express lane. `posts`: paths that answer POST alone; `anys`: paths that answer any method, and
-    `prefix`, with everything that starts with it. `hold_bytes`: the longest request, head and body, that is waited for.
-
-    A route of `anys` needs no body: a request of it whose body is not all here is not waited for.
+    """The routes of one express lane: pairs of a path and whatever stands for it. `posts` answer POST alone and need a
+    body; `anys` answer any method and need none; `prefix` is like them, for all targets that start with its path.
+    `hold_bytes`: the longest request, head and body, that is waited for.
     """
 
-    cdef tuple posts, anys
+    cdef list posts, anys
     cdef bytes prefix
+    cdef object prefix_route
     cdef Py_ssize_t hold_bytes
 
-    def __init__(self, posts, anys, bytes prefix not None, Py_ssize_t hold_bytes):
-        self.posts = tuple(posts)
-        self.anys = tuple(anys)
-        self.prefix = prefix
+    def __init__(self, posts, anys, prefix, Py_ssize_t hold_bytes):
+        self.posts = [(<bytes?>path, route) for path, route in posts]
+        self.anys = [(<bytes?>path, route) for path, route in anys]
+        self.prefix, self.prefix_route = prefix if prefix is not None else (b"", None)
         self.hold_bytes = hold_bytes
-        for path in self.posts + self.anys:
-            if not isinstance(path, bytes) or not path.startswith(b"/"):
-                raise ValueError(f"a route's path is bytes that start with /, not {path!r}")
+        for path, _ in self.posts + self.anys:
+            if not path.startswith(b"/"):
+                raise ValueError(f"a path starts with /, unlike {path!r}")
 
-    cdef bint serves(self, int method, const char *target, Py_ssize_t size):
-        """Whether method and target belong to a route of this lane."""
-        cdef const char *mark = <const char *>memchr(target, b"?", size)
-        cdef Py_ssize_t path_size = size if mark == NULL else mark - target
-        cdef bytes path
+    cdef bint find(self, Head head, int method, bint *needs_body):
+        """Whether method and target belong to a route, which the head then has."""
+        cdef const char *target = PyBytes_AS_STRING(head.data) + head.start + head.target_start
+        cdef const char *mark = <const char *>memchr(target, b"?", head.target_size)
+        cdef Py_ssize_t size = head.target_size if mark == NULL else mark - target
+        cdef tuple pair
+        head.rest_start = <uint16_t>(head.target_start + head.target_size if mark == NULL else head.target_start + size + 1)
+        needs_body[0] = method == POST
         if method == POST:
-            for path in self.posts:
-                if PyBytes_GET_SIZE(path) == path_size and memcmp(PyBytes_AS_STRING(path), target, path_size) == 0:
+            for pair in self.posts:
+                if is_path(<bytes>pair[0], target, size):
+                    head.route = pair[1]
                     return True
-        for path in self.anys:
-            if PyBytes_GET_SIZE(path) == path_size and memcmp(PyBytes_AS_STRING(path), target, path_size) == 0:
+        needs_body[0] = False
+        for pair in self.anys:
+            if is_path(<bytes>pair[0], target, size):
+                head.route = pair[1]
                 return True
-        return self.awaits_nothing(target, size)
+        size = PyBytes_GET_SIZE(self.prefix)
+        if 0 < size <= head.target_size and memcmp(PyBytes_AS_STRING(self.prefix), target, size) == 0:
+            head.route = self.prefix_route
+            head.rest_start = <uint16_t>(head.target_start + size)
+            return True
+        return False
 
-    cdef bint awaits_nothing(self, const char *target, Py_ssize_t size):
-        cdef Py_ssize_t prefix_size = PyBytes_GET_SIZE(self.prefix)
-        return 0 < prefix_size <= size and memcmp(PyBytes_AS_STRING(self.prefix), target, prefix_size) == 0
+    def serve(self, bytes data not None, answer_of, peer, int most, Py_ssize_t most_bytes, bytes server not None,
+              bytes date not None):
+        """(bytes to send, what of `data` they answer, whether to close, the head that is not served or an error).
 
-    def look(self, bytes data not None, Py_ssize_t at=0):
+        `answer_of(head)` makes an Answer; None: this one must be waited for, and its head is handed back. What it raises
+        is handed back too, for what came before is answered still. At most `most` requests are answered, and none more once `most_bytes` are there to be sent.
+        """
+        cdef Py_ssize_t at = 0, size = 0, total = PyBytes_GET_SIZE(data)
+        cdef bytes out = None, one
+        cdef list many = None
+        cdef Head head
+        cdef object other = None
+        cdef Answer answer
+        cdef bint close = False
+        while at < total and most > 0 and size <= most_bytes:
+            head = self.look(data, at)
+            if head.verdict != _TAKE:
+                other = head
+                break
+            head.peer = peer
+            try:
+                made = answer_of(head)
+                if made is None:
+                    other = head
+                    break
+                answer = <Answer?>made
+                close = answer.close or head.close
+                one = render(answer, close, head.method, server, date)
+            except Exception as error:
+                other = error
+                break
+            at = head.end
+            most -= 1
+            size += PyBytes_GET_SIZE(one)
+            if out is None:
+                out = one
+            else:
+                if many is None:
+                    many = [out]
+                many.append(one)
+            if close:
+                break
+        if many is not None:
+            out = b"".join(many)
+        return out, at, close, other
+
+    cpdef Head look(self, bytes data, Py_ssize_t at=0):
         """What begins at `data[at]`."""
+        if data is None:
+            raise TypeError("data is bytes")
         cdef Py_ssize_t total = PyBytes_GET_SIZE(data)
         if at < 0 or at > total:
             raise ValueError("at lies outside of data")
@@ -262,6 +332,7 @@ cdef class Lane:
         cdef Py_ssize_t bound = min(size, <Py_ssize_t>MAX_HEAD)
         cdef Py_ssize_t i, mark, value_end, length = -1
         cdef int method, m, seen = 0
+        cdef bint needs_body = False
         cdef Field *field
         cdef const uint8_t *p
         cdef uint8_t c
@@ -409,7 +480,7 @@ cdef class Lane:
             # No body by RFC 9112; but that of two senders, one forgot to say how long it is, is the older story.
             head.verdict = _PASS
             head.why = "no length"
-        elif not self.serves(method, <const char *>base + head.target_start, head.target_size):
+        elif not self.find(head, method, &needs_body):
             head.verdict = _PASS
             head.why = "route"
         elif head.end <= total:
@@ -417,23 +488,13 @@ cdef class Lane:
         elif head.end - at > self.hold_bytes:
             head.verdict = _PASS
             head.why = "large"
-        elif self.needs_body(method, <const char *>base + head.target_start, head.target_size):
+        elif needs_body:
             head.verdict = _BODY
             head.why = "body"
         else:
             head.verdict = _PASS
             head.why = "no body"
         return head
-
-    cdef bint needs_body(self, int method, const char *target, Py_ssize_t size):
-        cdef const char *mark = <const char *>memchr(target, b"?", size)
-        cdef Py_ssize_t path_size = size if mark == NULL else mark - target
-        cdef bytes path
-        if method == POST:
-            for path in self.posts:
-                if PyBytes_GET_SIZE(path) == path_size and memcmp(PyBytes_AS_STRING(path), target, path_size) == 0:
-                    return True
-        return False
 
     cdef Head unfinished(self, Head head, Py_ssize_t size, str why):
         """The head ends beyond what is here, or beyond the bound."""
@@ -483,16 +544,41 @@ cdef bint is_plain(const char *text, Py_ssize_t size) noexcept:
     return True
 
 
-def render(int status, dict headers not None, bytes body, bint close, bint head_only, bytes server not None,
-           bytes date not None):
-    """One answer. `server` and `date` are the whole lines that belong into every one.
+cdef dict JSON_TYPE = {"Content-Type": "application/json"}
 
-    `head_only`: the answer to HEAD, which says how long the body is and leaves it out. ValueError for a name or value
-    that could not stand in a line.
+
+@cython.final
+@cython.freelist(16)
+cdef class Answer:
+    """One answer. `close` ends the connection after it. `headers` may be shared and are never changed.
+
+    A lane adds what belongs to the connection and the message: Server, Date, Content-Length, Connection.
     """
-    cdef bytes line = STATUS_LINES.get(status)
+
+    cdef readonly int status
+    cdef readonly dict headers
+    cdef readonly bytes body
+    cdef public bint close
+
+    def __init__(self, int status=200, dict headers=None, bytes body=None, bint close=False):
+        self.status = status
+        self.headers = JSON_TYPE if headers is None else headers
+        self.body = body
+        self.close = close
+
+
+cpdef bytes render(Answer answer, bint close, str method, bytes server, bytes date):
+    """An answer to a request of this method. `server` and `date` are the whole lines that belong into every one.
+
+    The answer to HEAD says how long the body is and leaves it out. ValueError for a name or value that could not stand in
+    a line.
+    """
+    cdef dict headers = answer.headers
+    cdef bytes body = answer.body
+    cdef bint head_only = method == "HEAD"
+    cdef bytes line = STATUS_LINES.get(answer.status)
     if line is None:
-        line = f"HTTP/1.1 {status} \r\n".encode()
+        line = f"HTTP/1.1 {answer.status} \r\n".encode()
     cdef Py_ssize_t body_size = 0 if body is None else PyBytes_GET_SIZE(body)
     cdef Py_ssize_t name_size, value_size, total
     cdef const char *name_text

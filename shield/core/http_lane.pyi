@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, final
 
 HEAD_BYTES: Final[int]
@@ -15,11 +15,17 @@ class Head:
     @property
     def why(self) -> str: ...
     @property
+    def start(self) -> int: ...
+    @property
     def end(self) -> int: ...
     @property
     def method(self) -> str: ...
     @property
     def close(self) -> bool: ...
+    @property
+    def route(self) -> Any: ...
+    @property
+    def rest(self) -> str: ...
     peer: Any
     @property
     def headers(self) -> Head: ...
@@ -34,15 +40,40 @@ class Head:
 
 @final
 class Lane:
-    def __init__(self, posts: Iterable[bytes], anys: Iterable[bytes], prefix: bytes, hold_bytes: int) -> None: ...
+    def __init__(
+        self,
+        posts: Iterable[tuple[bytes, Any]],
+        anys: Iterable[tuple[bytes, Any]],
+        prefix: tuple[bytes, Any] | None,
+        hold_bytes: int,
+    ) -> None: ...
     def look(self, data: bytes, at: int = 0) -> Head: ...
+    def serve(
+        self,
+        data: bytes,
+        answer_of: Callable[[Head], Answer | None],
+        peer: Any,
+        most: int,
+        most_bytes: int,
+        server: bytes,
+        date: bytes,
+    ) -> tuple[bytes | None, int, bool, Head | Exception | None]: ...
 
-def render(
-    status: int,
-    headers: dict[str, str],
-    body: bytes | None,
-    close: bool,
-    head_only: bool,
-    server: bytes,
-    date: bytes,
-) -> bytes: ...
+@final
+class Answer:
+    def __init__(
+        self,
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        close: bool = False,
+    ) -> None: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+    @property
+    def body(self) -> bytes | None: ...
+    close: bool
+
+def render(answer: Answer, close: bool, method: str, server: bytes, date: bytes) -> bytes: ...

@@ -22,7 +22,7 @@ from shield.server.body import too_slow
 from shield.server.bounds import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, HOLD_BYTES, TURN_REQUESTS, WRITE_BYTES
 from shield.server.exchange import Answer
 from shield.server.guarded import HEAD, REST, SILENCE, Guarded, head_too_slow
-from shield.server.rendering import bytes_of
+from shield.server.rendering import SERVER_LINE, bytes_of, date_line
 
 if TYPE_CHECKING:
     from shield.server.listener import Listener
@@ -88,52 +88,29 @@ class Connection(Guarded):
     def _look(self, data: bytes) -> None:
         """Answers the requests of `data` and sees to what is left."""
         listener = self.listener
-        look = self._lane.look
-        at_once = listener.decides_at_once
         waited, due = self._what, self._deadline.at
         self._what = SILENCE
         self._deadline.at = math.inf
         self._needed = 0
         self.used()
-        answers: list[bytes] = []
-        close = False
-        size = at = 0
-        end = len(data)
-        left = TURN_REQUESTS
-        while at < end:
-            if not left or size > WRITE_BYTES:
-                self._write(answers)
-                self._later(data, at)
-                break
-            head = look(data, at)
-            if head.verdict != TAKE:
-                self._write(answers)
-                self._incomplete(data, at, head, due if waited == HEAD and at == 0 else None)
-                break
-            at = head.end
-            left -= 1
-            head.peer = self._peer
-            try:
-                answer = listener.answer_at_once(head) if at_once else None
-                if answer is None:
-                    self._write(answers)
-                    self._await(listener.answer(head), head, data, at)
-                    break
-                close = answer.close or head.close
-                answers.append(bytes_of(answer, close, head.method))
-            except Exception as error:
-                self._write(answers)
-                self._fail(error)
-                break
-            size += len(answers[-1])
+        sent, at, close, other = self._lane.serve(
+            data, listener.answer_at_once, self._peer, TURN_REQUESTS, WRITE_BYTES, SERVER_LINE, date_line()
+        )
+        if sent is not None and self.transport is not None:
+            self.transport.write(sent)
+        if other is None:
             if close:
-                self._write(answers)
                 self.force_close()
-                break
-        else:
-            self._write(answers)
-            if self._stopped and not self.writing_is_paused:
+            elif at < len(data):
+                self._later(data, at)
+            elif self._stopped and not self.writing_is_paused:
                 self._go_on_reading()
+        elif isinstance(other, Exception):
+            self._fail(other)
+        elif other.verdict == TAKE:
+            self._await(listener.answer(other), other, data)
+        else:
+            self._incomplete(data, at, other, due if waited == HEAD and at == 0 else None)
         if waited == REST:
             listener.done()  # counted since its head was here
 
@@ -209,9 +186,9 @@ class Connection(Guarded):
 
     # ---- bytes out -----------------------------------------------------------------------------------------
 
-    def _await(self, handler: Coroutine[Any, Any, Answer], head: Head, data: bytes, at: int) -> None:
+    def _await(self, handler: Coroutine[Any, Any, Answer], head: Head, data: bytes) -> None:
         """Lets a handler wait, and all that comes behind it."""
-        self._held += data[at:]
+        self._held += data[head.end :]
         self.listener.begun()
         self._task = self.loop.create_task(self._finish(handler, head))
 

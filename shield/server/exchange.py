@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
+from shield.core.http_lane import Answer
+
+__all__ = ["JSON_TYPE", "SERVER", "Answer", "Ask", "AtOnce", "Fields", "Handler"]
+
 JSON_TYPE: Final[dict[str, str]] = {"Content-Type": "application/json"}
 
 
@@ -51,27 +55,6 @@ class Ask(Protocol):
 
     async def receive(self, max_bytes: int) -> bytes:
         """The whole body. Problem: 413 past the bound; 408 when it does not come in time; 400 for bad framing."""
-
-
-class Answer:
-    """One answer. `close` ends the connection after it. `headers` may be shared and are never changed.
-
-    A lane adds what belongs to the connection and the message: Server, Date, Content-Length, Connection.
-    """
-
-    __slots__ = ("body", "close", "headers", "status")
-
-    def __init__(
-        self,
-        status: int = 200,
-        headers: dict[str, str] = JSON_TYPE,
-        body: bytes | None = None,
-        close: bool = False,
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.close = close
 
 
 Handler = Callable[[Ask, str], Awaitable[Answer]]

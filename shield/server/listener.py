@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from shield.core.http_lane import Lane
+from shield.core.http_lane import Head, Lane
 from shield.errors import ReceiptError, RequestError, StoreError
 from shield.server import auth
 from shield.server.aiohttp_lane import AiohttpAsk, response_of
@@ -67,8 +67,7 @@ class Listener(web.Server):
         self.tokens = tokens
         self._sheds = sheds
         self._lane = _lane(routes, prefix) if express else None
-        self.decides_at_once = service.shield.store.local
-        """Handlers do not wait: the store is in this process."""
+        self._decides_at_once = service.shield.store.local
         self._connected = 0
         self.in_flight = 0
         """Requests whose head is here and that are not answered yet."""
@@ -127,14 +126,14 @@ class Listener(web.Server):
             answer.close = True
         return answer
 
-    def answer_at_once(self, ask: Ask) -> Answer | None:
-        """The same without waiting, for a request that is here whole; None where its handler may wait."""
-        route, rest = self._route(ask.target)
-        if route is None or route.at_once is None:
+    def answer_at_once(self, head: Head) -> Answer | None:
+        """The same without waiting, for a request of the express lane; None where its handler may wait."""
+        route: Route = head.route
+        if route.at_once is None or not self._decides_at_once:
             return None
         try:
-            self._admitted(ask, route)
-            answer = route.at_once(ask, rest)
+            self._admitted(head, route)
+            answer = route.at_once(head, head.rest)
         except Exception as error:
             answer = self._explained(error, route)
         if self._service.draining:
@@ -211,6 +210,6 @@ def _malformed(error: RequestError) -> Problem:
 
 def _lane(routes: Mapping[str, Route], prefix: tuple[str, Route] | None) -> Lane:
     """The express lane for routes of POST alone, which need a body, and for those of any method, which need none."""
-    posts = [path.encode() for path, route in routes.items() if route.methods == POST_ONLY]
-    anys = [path.encode() for path, route in routes.items() if route.methods is None]
-    return Lane(posts, anys, prefix[0].encode() if prefix is not None else b"", HOLD_BYTES)
+    posts = [(path.encode(), route) for path, route in routes.items() if route.methods == POST_ONLY]
+    anys = [(path.encode(), route) for path, route in routes.items() if route.methods is None]
+    return Lane(posts, anys, None if prefix is None else (prefix[0].encode(), prefix[1]), HOLD_BYTES)

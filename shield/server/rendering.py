@@ -9,7 +9,7 @@ from typing import Final
 from shield.core.http_lane import render
 from shield.server.exchange import SERVER, Answer
 
-_SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
+SERVER_LINE: Final = f"Server: {SERVER}\r\n".encode()
 
 
 class _Date:
@@ -19,9 +19,14 @@ class _Date:
     line = b""
 
 
-def bytes_of(answer: Answer, close: bool, method: str) -> bytes:
-    """An answer to a request of this method. ValueError for a header field that cannot be sent."""
+def date_line() -> bytes:
+    """When what is sent now was made."""
     second = int(time())
     if second != _Date.second:
         _Date.second, _Date.line = second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
-    return render(answer.status, answer.headers, answer.body, close, method == "HEAD", _SERVER_LINE, _Date.line)
+    return _Date.line
+
+
+def bytes_of(answer: Answer, close: bool, method: str) -> bytes:
+    """An answer to a request of this method. ValueError for a header field that cannot be sent."""
+    return render(answer, close, method, SERVER_LINE, date_line())

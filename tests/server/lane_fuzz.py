@@ -170,14 +170,28 @@ class Looks:
         self._reads = reads
         self._seen = seen
 
-    def look(self, data: bytes, at: int = 0) -> Any:
-        head = self._lane.look(data, at)
-        if head.verdict == TAKE:
-            self._reads.append([data[at : head.end], -1])
-            self._seen["take"] += 1
-        else:
-            self._seen[head.why] += 1
-        return head
+    def serve(self, data: bytes, answer_of: Any, peer: Any, *bounds: Any) -> Any:
+        """The lane's own, told of what it looks at: by the answers it asks for, and by what it hands back."""
+
+        def told(head: Any) -> Any:
+            answer = answer_of(head)
+            if answer is not None:
+                self._took(data, head)
+            return answer
+
+        served = self._lane.serve(data, told, peer, *bounds)
+        head = served[3]
+        if head is not None:
+            assert not isinstance(head, Exception), head
+            if head.verdict == TAKE:
+                self._took(data, head)
+            else:
+                self._seen[head.why] += 1
+        return served
+
+    def _took(self, data: bytes, head: Any) -> None:
+        self._reads.append([data[head.start : head.end], -1])
+        self._seen["take"] += 1
 
 
 def at_rest(connection: Guarded) -> bool:
@@ -361,7 +375,7 @@ class Fuzz:
         moods = self.random if self.random.random() < 0.1 else None
         # Where a handler does not need the body, aiohttp's answer depends on whether it is here in the handler's turn:
         # bytes that the lane holds for a while must then not come later than they would have.
-        together = together or not good and (moods is not None or express.waits)
+        together = together or (not good and (moods is not None or express.waits))
         cut = [0, *self.cuts(len(stream), len(stream) > 5_000), len(stream)]
         turns = [0 if together else self.random.choice((0, 0, 1, 3)) for _ in cut]
         pieces = [(stream[a:b], turn) for a, b, turn in zip(cut, cut[1:], turns, strict=False) if a < b]
