@@ -93,6 +93,7 @@ class Connection(Guarded):
         self._deadline.at = math.inf
         self._needed = 0
         self.used()
+        listener.pressure.look(self.loop)
         sent, at, close, other = self._lane.serve(
             data, listener.answer_at_once, self._peer, TURN_REQUESTS, WRITE_BYTES, SERVER_LINE, date_line()
         )

@@ -66,6 +66,7 @@ class Listener(web.Server):
         self._prefix = prefix
         self.tokens = tokens
         self._sheds = sheds
+        self.pressure = service.pressure
         self._lane = _lane(routes, prefix) if express else None
         self._decides_at_once = service.shield.store.local
         self._connected = 0
@@ -107,6 +108,7 @@ class Listener(web.Server):
     async def _serve(self, http: web.BaseRequest) -> web.Response:
         """aiohttp's lane."""
         self.begun()
+        self.pressure.look(self._loop)
         try:
             return response_of(await self.answer(AiohttpAsk(http)), http)
         finally:
@@ -132,7 +134,11 @@ class Listener(web.Server):
         if route.at_once is None or not self._decides_at_once:
             return None
         try:
-            self._admitted(head, route)
+            # What `_admitted` asks, but for what the lane has seen to: there is a route, and it has this method.
+            if self.tokens is not None and not route.open:
+                self._refuse_strangers(head)
+            if self._sheds and self.pressure.late:
+                raise self.pressure.refusal()
             answer = route.at_once(head, head.rest)
         except Exception as error:
             answer = self._explained(error, route)
@@ -168,17 +174,21 @@ class Listener(web.Server):
 
     def _admitted(self, ask: Ask, route: Route | None) -> Route:
         """The route, for a caller who may use it. Problem 401, 404, 405, or 503 under pressure."""
-        if self.tokens is not None and not (route is not None and route.open) and not self.knows(ask):
-            detail = f"callers of this server need a token: {auth.HEADER}: Bearer TOKEN"
-            raise Problem(401, detail, headers={"WWW-Authenticate": auth.CHALLENGE}, close=True)
+        if self.tokens is not None and not (route is not None and route.open):
+            self._refuse_strangers(ask)
         if route is None:
             raise Problem(404, "no endpoint has this path")
         if route.methods is not None and ask.method not in route.methods:
             allow = ", ".join(sorted(route.methods))
             raise Problem(405, f"this endpoint answers {allow}", headers={"Allow": allow})
-        if self._sheds:
-            self._service.pressure.admit(self._loop)
+        if self._sheds and self.pressure.too_high:
+            raise self.pressure.refusal()
         return route
+
+    def _refuse_strangers(self, ask: Ask) -> None:
+        if not self.knows(ask):
+            detail = f"callers of this server need a token: {auth.HEADER}: Bearer TOKEN"
+            raise Problem(401, detail, headers={"WWW-Authenticate": auth.CHALLENGE}, close=True)
 
     def knows(self, ask: Ask) -> bool:
         """Whether the caller shows one of the tokens, or needs none."""

@@ -26,27 +26,32 @@ class Pressure:
     def __init__(self, shed: Callable[[str], None], *, clock: Callable[[], float] = perf_counter) -> None:
         self._shed = shed
         self._clock = clock
-        self._turn_began: float | None = None
+        self._turn_began = -1.0
+        self.late = False
+        """What is read or begun at present has waited too long."""
         self.waiting = 0
         """Requests whose decision a store is being asked for."""
 
-    def admit(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called for each request before anything is done for it. Problem 503 while there is too much."""
+    def look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Called for each read, and for each request that begins in a task of its own."""
         now = self._clock()
-        if self._turn_began is None:
+        if self._turn_began < 0:
             self._turn_began = now
             loop.call_soon(self._turn_ended)
-        elif now - self._turn_began > MAX_WAIT_S:
-            self._shed(LATE)
-            raise _overloaded()
-        if self.waiting >= MAX_WAITING:
-            self._shed(WAITING)
-            raise _overloaded()
+        else:
+            self.late = now - self._turn_began > MAX_WAIT_S
 
     def _turn_ended(self) -> None:
-        self._turn_began = None
+        self._turn_began = -1.0
+        self.late = False
 
+    @property
+    def too_high(self) -> bool:
+        """A request that begins now is to be refused."""
+        return self.late or self.waiting >= MAX_WAITING
 
-def _overloaded() -> Problem:
-    detail = "this server has more to decide than it can in time; the same request may be sent again"
-    return Problem(503, detail, headers={"Retry-After": str(SHED_RETRY_AFTER_S)})
+    def refusal(self) -> Problem:
+        """For a request that is refused; it is counted."""
+        self._shed(LATE if self.late else WAITING)
+        detail = "this server has more to decide than it can in time; the same request may be sent again"
+        return Problem(503, detail, headers={"Retry-After": str(SHED_RETRY_AFTER_S)})

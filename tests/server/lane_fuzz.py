@@ -35,6 +35,7 @@ from shield.server.connection import EXPRESS, Connection
 from shield.server.guarded import Guarded
 from shield.server.logs import open_log
 from shield.server.metrics import Metrics
+from shield.server.pressure import Pressure
 from shield.server.routes import decision_listener
 from shield.server.service import Service
 from shield.server.source import PolicySource
@@ -151,6 +152,7 @@ class Side:
             self.shield.store = Waits(self.shield)  # type: ignore[assignment]
         log = open_log(io.StringIO(), "json", "error")
         self.service = Service(self.shield, PolicySource(POLICY, "toml"), Metrics("0", policy, dict), log)
+        self.service.pressure = Pressure(self.service.metrics.shed, clock=lambda: 0.0)  # no load is shed here
         self.service._id_prefix = "fuzz"
         self.listener = decision_listener(self.service, CallerTokens([TOKEN]) if tokens else None, express=express)
 
