@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shield.core.http_lane import BODY, MORE, PASS, TAKE, Head, Lane
 from shield.server.body import too_slow
-from shield.server.bounds import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, HOLD_BYTES, TURN_REQUESTS, WRITE_BYTES
+from shield.server.bounds import (
+    BODY_TIMEOUT_S,
+    HEAD_TIMEOUT_S,
+    HOLD_BYTES,
+    STRANGER_IDLE_S,
+    TURN_REQUESTS,
+    WRITE_BYTES,
+)
 from shield.server.exchange import Answer
 from shield.server.guarded import HEAD, REST, SILENCE, Guarded, head_too_slow
 from shield.server.rendering import SERVER_LINE, bytes_of, date_line
@@ -140,6 +147,7 @@ class Connection(Guarded):
             if verdict == PASS:
                 self._mode = THROUGH
                 self._left = head.end - at
+                self._expect(SILENCE, STRANGER_IDLE_S)
             self._beneath(data[at:])
 
     def _later(self, data: bytes, at: int) -> None:
@@ -190,6 +198,8 @@ class Connection(Guarded):
     def _await(self, handler: Coroutine[Any, Any, Answer], head: Head, data: bytes) -> None:
         """Lets a handler wait, and all that comes behind it."""
         self._held += data[head.end :]
+        if len(self._held) > HOLD_BYTES:
+            self._stop_reading()
         self.listener.begun()
         self._task = self.loop.create_task(self._finish(handler, head))
 
@@ -257,8 +267,10 @@ class Connection(Guarded):
         await super().shutdown(timeout)
 
     def _overdue(self) -> None:
-        if self._mode != EXPRESS:
+        if self._mode == BENEATH or (self._mode != EXPRESS and not self.awaits_request):
             super()._overdue()
+        elif self._mode != EXPRESS:
+            pass  # a caller between two requests
         elif self._what == HEAD:
             self._time_out(head_too_slow())
         elif self._what == REST:

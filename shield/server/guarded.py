@@ -134,7 +134,9 @@ class Guarded(Beneath):
         """Something that was due has not come."""
         if self.transport is None:
             return
-        if not self.writing_is_paused:
+        if self.transport.is_closing():
+            self.transport.abort()  # its last answers are not fetched
+        elif not self.writing_is_paused:
             self._overdue()
         elif self.loop.time() < self._stalled_at + STALL_S:
             self._deadline.set(self._stalled_at + STALL_S)
