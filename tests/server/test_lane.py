@@ -166,42 +166,46 @@ async def test_the_lanes_answer_alike() -> None:
 async def test_the_lanes_answer_alike_over_sockets() -> None:
     """Good requests in one, cut anywhere; then a shape of the corpus, which answers as it does on its own."""
     rng = random.Random(7)
-    async with serving(express=True) as express, serving(express=False) as plain:
-        for shape, odd in CORPUS.items():
-            if len(odd) > 100_000 or shape in ("body-none", "body-short", "body-too-large", "te-cl", "chunk-size-huge"):
-                continue  # these wait for more, which is for the deadlines
-            stream = GET + check("id", user="u") + GET
-            found = await ask(express, stream + odd, rng, len(stream))
-            alone = await ask(plain, odd, rng, 0)
-            before = await ask(plain, stream, rng, len(stream))
+    # Those left out wait for more, which is for the deadlines, or are for the bounds' own tests.
+    waiting = {"body-none", "body-short", "body-too-large", "te-cl", "chunk-size-huge"}
+    odd = {name: data for name, data in CORPUS.items() if len(data) < 100_000 and name not in waiting}
+    stream = GET + check("id", user="u") + GET
+    async with serving('name = "empty"') as express, serving('name = "empty"', express=False) as plain:
+        for server in (express, plain):
+            server.service._ids = count(0x1000)  # ids of one length
+        before = await ask(plain, stream, [len(GET)], asyncio.Semaphore(1))
+        cut = [sorted(rng.randrange(len(stream)) for _ in range(3)) for _ in odd]
+        some = asyncio.Semaphore(40)  # the kernel keeps so many waiting
+        found = await asyncio.gather(*(ask(express, stream + odd[name], cut[i], some) for i, name in enumerate(odd)))
+        alone = await asyncio.gather(*(ask(plain, data, [], some) for data in odd.values()))
+        assert len(before) == 3
+        for name, both, last in zip(odd, found, alone, strict=True):
             # aiohttp forgets what it parsed of a read whose later bytes it refuses; the lane hands it less at once.
-            assert found[: len(before)] == before, shape
-            assert found[len(found) - len(alone) :] == alone, shape
+            assert both[:3] == before, name
+            assert both[len(both) - len(last) :] == last, name
 
 
-async def ask(server: Running, data: bytes, rng: random.Random, cuts_before: int) -> list[bytes]:
-    """What a client gets that ends its side after a while: answers without what always changes."""
-    server.service._ids = count(0x1000)  # ids of one length
+async def ask(server: Running, data: bytes, cuts: list[int], some: asyncio.Semaphore) -> list[bytes]:
+    """What a client gets that goes after a while: answers without what always changes. One of `some` at a time."""
+    async with some:
+        return await ask_now(server, data, cuts)
+
+
+async def ask_now(server: Running, data: bytes, cuts: list[int]) -> list[bytes]:
     reader, writer = await asyncio.open_unix_connection(str(server.path))
     at = 0
-    for cut in sorted(rng.randrange(cuts_before) for _ in range(3 if cuts_before else 0)):
+    for cut in [*cuts, len(data)]:
         writer.write(data[at:cut])
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
         at = cut
-    writer.write(data[at:])
-    await asyncio.sleep(0.02)
     got = b""
     try:
-        while more := await asyncio.wait_for(reader.read(65_536), 0.05):
+        while more := await asyncio.wait_for(reader.read(65_536), 1.0):
             got += more
     except (TimeoutError, ConnectionError):
         pass
     writer.close()
-    return [
-        re.sub(rb"RateLimit: [^\r]*|r=\d+|.remaining.:\d+", b"", one)
-        for one in _CHANGING.sub(b"", got).split(b"HTTP/1.")
-        if one
-    ]
+    return [one for one in _CHANGING.sub(b"", got).split(b"HTTP/1.") if one]
 
 
 # ---- order, splits, turns ----------------------------------------------------------------------------------
@@ -452,8 +456,8 @@ async def test_a_request_that_has_begun_is_in_flight_until_it_is_answered_or_los
 @pytest.mark.parametrize("express", [True, False])
 @pytest.mark.parametrize("before", [b"", GET], ids=["first", "later"])
 async def test_a_head_that_never_ends_is_408(monkeypatch: pytest.MonkeyPatch, express: bool, before: bytes) -> None:
-    monkeypatch.setattr(guarded, "HEAD_TIMEOUT_S", 0.03)
-    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.03)
+    monkeypatch.setattr(guarded, "HEAD_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.1)
     async with serving(express=express) as server:
         reader, writer = await asyncio.open_unix_connection(str(server.path))
         if before:
@@ -462,7 +466,7 @@ async def test_a_head_that_never_ends_is_408(monkeypatch: pytest.MonkeyPatch, ex
             await asyncio.sleep(0.001)
         for piece in (b"POST /v1/check HTTP/1.1\r\n", b"Host: x\r\nX-A:", b" a"):
             writer.write(piece)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.001)
         raw = await asyncio.wait_for(reader.read(), 10)
         assert raw.startswith(b"HTTP/1.1 408"), raw
         assert b"the head did not arrive" in raw
