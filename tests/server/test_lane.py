@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from shield.core.http_lane import BODY, HEAD_BYTES, LEAVE, MORE, PASS, TAKE, Answer, Lane, render
 from shield.server import bounds, connection, guarded
 from shield.server.auth import CallerTokens
 from shield.server.connection import BENEATH, EXPRESS, Connection
@@ -28,15 +27,6 @@ _CHANGING = re.compile(rb"\r\nDate: [^\r]*|[0-9a-f]{8}-[0-9a-f]+")
 def check(request_id: str, **facts: Any) -> bytes:
     body = json.dumps({"request_id": request_id, **facts}).encode()
     return b"POST /v1/check HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-
-
-def lane(hold_bytes: int = 65_536) -> Lane:
-    return Lane(
-        [(b"/v1/check", "check"), (b"/v1/report", "report")],
-        [(b"/v1/authz", "authz")],
-        (b"/v1/authz/envoy", "envoy"),
-        hold_bytes,
-    )
 
 
 async def server_side(server: Running) -> Connection:
@@ -67,89 +57,6 @@ async def answers(reader: asyncio.StreamReader, count: int) -> list[tuple[int, b
         length = re.search(rb"Content-Length: (\d+)", head)
         found.append((int(head.split()[1]), await reader.readexactly(int(length[1]) if length else 0)))
     return found
-
-
-# ---- what may be taken -------------------------------------------------------------------------------------
-
-
-def test_a_whole_request_of_a_route_is_taken() -> None:
-    fields = b"hOsT: a\r\nX-A:  b\t \r\nx-a:\r\nContent-Length: 2\r\nConnection: Close\r\n"
-    data = b"POST /v1/check?x=1 HTTP/1.1\r\n" + fields + b"\r\n{}rest"
-    head = lane().look(b"..." + data, 3)
-    assert (head.verdict, head.start, head.end) == (TAKE, 3, 3 + len(data) - 4)
-    assert (head.method, head.target, head.rest, head.whole, head.route) == (
-        "POST",
-        "/v1/check?x=1",
-        "x=1",
-        b"{}",
-        "check",
-    )
-    assert head.close
-    assert head.get("X-A") == "b"
-    assert list(head.getall("x-A", ())) == ["b", ""]
-    assert head.get("X-B", 7) == 7
-    assert head.getall("X-B", ("d",)) == ("d",)
-    assert "CONTENT-length" in head
-    assert "Content_Length" not in head
-    envoy = lane().look(b"PATCH /v1/authz/envoy/a?b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-    assert (envoy.verdict, envoy.rest, envoy.route) == (TAKE, "/a?b", "envoy")
-
-
-def test_letters_alone_have_a_case() -> None:
-    """`[` and `{` differ by the bit that letters of both cases differ by."""
-    head = lane().look(b"GET /v1/authz HTTP/1.1\r\nHost: x\r\nX^A: 1\r\nX@B: 2\r\n\r\n".replace(b"@", b"`"))
-    assert "x~A" not in head
-    assert head.get("x^a") == "1"
-    assert head.get("X`b") == "2"
-    assert head.get("X@b") is None
-
-
-def test_no_beginning_of_a_good_request_is_doubted_or_taken() -> None:
-    data = check("a" * 300)
-    body = data.index(b"\r\n\r\n") + 4
-    for size in range(1, len(data)):
-        head = lane().look(data[:size])
-        assert head.verdict == (MORE if size < body else BODY), size
-        assert head.end == (0 if size < body else len(data))
-
-
-@pytest.mark.parametrize(
-    ("data", "verdict", "why"),
-    [
-        (b"POST /v1/check HTTP/1.1\r\nHost: x\r\n\r\n", PASS, "no length"),
-        (b"GET /v1/check HTTP/1.1\r\nHost: x\r\n\r\n", PASS, "route"),
-        (b"GET /other HTTP/1.1\r\nHost: x\r\n\r\n", PASS, "route"),
-        (b"POST /v1/authz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhell", PASS, "no body"),
-        (b"POST /v1/check HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n", PASS, "large"),
-        (b"POST /v1/check HTTP/1.1\r\nContent-Length: 0\r\n\r\n", LEAVE, "host"),
-        (b"POST /v1/check HTTP/1.0\r\nHost: x\r\nContent-Length: 0\r\n\r\n", LEAVE, "line"),
-        (b"\x16\x03\x01", LEAVE, "method"),
-        (b"PRI", LEAVE, "method"),
-        (b"GET  /", LEAVE, "target"),
-        (b"GET /v1/authz HTTP/1.1\n", LEAVE, "line"),
-        (b"GET /v1/authz HTTP/1.1\r\nHost: x\r\n X: y", LEAVE, "name"),
-        (b"GET /v1/authz HTTP/1.1\r\nHost: x\r\nX: \0", LEAVE, "value"),
-        (b"GET /v1/authz HTTP/1.1\r\nHost: x\r\nX: " + b"a" * HEAD_BYTES, LEAVE, "long head"),
-    ],
-)
-def test_what_is_not_taken_is_told_as_early_as_can_be(data: bytes, verdict: int, why: str) -> None:
-    head = lane().look(data)
-    assert (head.verdict, head.why) == (verdict, why)
-
-
-@pytest.mark.parametrize("shape", [name for name in CORPUS if name.startswith(("cl-", "te-", "obs-", "bare-", "nul"))])
-def test_no_shape_about_framing_is_taken_that_could_be_read_in_two_ways(shape: str) -> None:
-    safe = {"cl-no-space", "cl-of-get", "te-odd-name", "cl-odd-name", "obs-text"}  # one reading, if an odd one
-    assert (lane().look(CORPUS[shape]).verdict == TAKE) == (shape in safe - {"cl-odd-name"}), shape
-
-
-def test_answers_that_would_break_their_lines_are_not_rendered() -> None:
-    for headers in ({"A": "b\r\nC: d"}, {"A\n": "b"}, {"A": "\0"}, {"A": "\x7f"}):
-        with pytest.raises(ValueError, match="break its line"):
-            render(Answer(200, headers), False, "GET", b"", b"")
-    assert render(Answer(200, {"A": "\tb"}, b"body"), True, "HEAD", b"S: s\r\n", b"D: d\r\n") == (
-        b"HTTP/1.1 200 OK\r\nA: \tb\r\nS: s\r\nContent-Length: 4\r\nD: d\r\nConnection: close\r\n\r\n"
-    )
 
 
 # ---- against aiohttp ---------------------------------------------------------------------------------------
@@ -488,7 +395,7 @@ async def test_crumbs_do_not_move_the_deadline_of_a_head(monkeypatch: pytest.Mon
         feeding = asyncio.create_task(crumbs())
         try:
             raw = await asyncio.wait_for(reader.read(), 10)
-        except ConnectionResetError:  # a crumb came after the end, and so the kernel dropped the answer
+        except ConnectionError:  # a crumb came after the end, and so the kernel dropped the answer
             pass
         else:
             assert raw.startswith(b"HTTP/1.1 408")
