@@ -186,6 +186,32 @@ async def test_requests_that_wait_for_a_store_keep_their_order(monkeypatch: pyte
         writer.close()
 
 
+async def test_what_comes_while_a_decision_waits_is_not_decided_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as server:
+        gate = asyncio.Event()
+        decide = server.service.shield.check
+        monkeypatch.setattr(server.decisions, "_decides_at_once", False)
+        begun = []
+
+        async def stuck(request: Any) -> Any:
+            begun.append(request.request_id)
+            await gate.wait()
+            return await decide(request)
+
+        monkeypatch.setattr(server.service.shield, "check", stuck)
+        reader, writer = await asyncio.open_unix_connection(str(server.path))
+        writer.write(check("r0"))
+        await until(lambda: begun == ["r0"])
+        writer.write(check("r1"))
+        side = await server_side(server)
+        await until(lambda: len(side._held) > 0 or len(begun) > 1)
+        assert begun == ["r0"]
+        gate.set()
+        found = await answers(reader, 2)
+        assert [json.loads(body)["request_id"] for _, body in found] == ["r0", "r1"]
+        writer.close()
+
+
 async def test_what_waits_behind_a_slow_decision_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as server:
         gate = asyncio.Event()
