@@ -44,8 +44,8 @@ BODY_TIMEOUT_S: Final = 10.0
 # A request's head, from its first byte on; a segment lost on the way is sent again within 3 s.
 HEAD_TIMEOUT_S: Final = 10.0
 # How long a connection may be silent that has not been answered anything yet, or of which cannot be told whether it
-# has begun a request: longer than any gateway takes that opens a connection because it needs one.
-STRANGER_IDLE_S: Final = 60.0
+# has begun a request, because aiohttp serves it: longer than a scrape every minute.
+STRANGER_IDLE_S: Final = 90.0
 # How long a connection may leave its answers unfetched, beyond the transport's high-water mark of 64 KiB.
 STALL_S: Final = 60.0
 # What is left of a body that nobody wants is read for so long, so that the answer arrives before the reset.
