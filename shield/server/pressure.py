@@ -2,7 +2,9 @@
 
 Two things fill up. With a local store it is the loop: bytes wait for their turn while others are decided. A turn
 begins with the first bytes that are read in it; whoever comes up so much later that MAX_WAIT_S have passed has
-waited that long at least. With a remote store it is the requests that wait for its answer: MAX_WAITING of them.
+waited that long at least. Once is a hiccup (a policy that is loaded, a machine that is busy elsewhere), after which
+the loop catches up, and an answer costs hardly more than a refusal; a second such turn in a row is too much to do.
+With a remote store it is the requests that wait for its answer: MAX_WAITING of them.
 What is behind those two is bounded elsewhere: connections, requests of one connection in a turn, bytes held.
 """
 
@@ -27,8 +29,10 @@ class Pressure:
         self._shed = shed
         self._clock = clock
         self._turn_began = -1.0
+        self._long = False  # this turn was
+        self._long_before = False  # and the one before
         self.late = False
-        """What is read or begun at present has waited too long."""
+        """What is read or begun at present has waited too long, and not for the first time."""
         self.waiting = 0
         """Requests whose decision a store is being asked for."""
 
@@ -38,11 +42,13 @@ class Pressure:
         if self._turn_began < 0:
             self._turn_began = now
             loop.call_soon(self._turn_ended)
-        else:
-            self.late = now - self._turn_began > MAX_WAIT_S
+        elif now - self._turn_began > MAX_WAIT_S:
+            self._long = True
+            self.late = self._long_before
 
     def _turn_ended(self) -> None:
         self._turn_began = -1.0
+        self._long_before, self._long = self._long, False
         self.late = False
 
     @property

@@ -485,11 +485,14 @@ async def test_what_comes_too_late_is_shed(express: bool) -> None:
             side.connection_made(transport)
             made.append((side, transport))
         await asyncio.sleep(0.01)
-        for side, _ in made:  # all in one turn
-            side.data_received(check("r"))
-        await asyncio.sleep(0.01)
-        found = [b"".join(transport.written) for _, transport in made]
-        assert [answer.split()[1] for answer in found] == [b"200", b"200", b"503"]
+        for last in (b"200", b"503"):  # once is forgiven
+            for side, transport in made:  # all in one turn
+                transport.written.clear()
+                side.data_received(check("r"))
+            await asyncio.sleep(0.001)  # the turn ends
+            await until(lambda: all(transport.written for _, transport in made))
+            found = [b"".join(transport.written) for _, transport in made]
+            assert [answer.split()[1] for answer in found] == [b"200", b"200", last]
         assert b"\r\nRetry-After: 1\r\n" in found[2]
         assert b"application/problem+json" in found[2]
         assert b"Connection: close" not in found[2]
