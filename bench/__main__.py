@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, memory, scale, shared
+from bench import core, decision, memory, scale, server, shared
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
@@ -22,6 +22,7 @@ BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "memory": memory.run,
     "scale": scale.run,
     "shared": shared.run,
+    "server": server.run,
 }
 
 

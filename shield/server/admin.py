@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
-
 from shield.errors import PolicyError
+from shield.server.body import read_body
 from shield.server.bounds import MAX_POLICY_BODY_BYTES
-from shield.server.listener import Handler, Route, read_body
+from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
+from shield.server.listener import Route
 from shield.server.problem import Problem, encode
 from shield.server.service import Service
 from shield.server.source import PolicySource
 
-_JSON = "application/json"
 _READ = frozenset({"GET", "HEAD"})
 _MEDIA_TYPES = {
     "application/json": "json",
@@ -29,15 +28,15 @@ _MEDIA_TYPES = {
 def admin_routes(service: Service, before_scrape: Callable[[], None]) -> dict[str, Route]:
     """The routes. Probes are open, for orchestrators have no token. `before_scrape` updates gauges."""
 
-    async def policy(http: web.BaseRequest, query: str) -> web.Response:
+    async def policy(http: Ask, query: str) -> Answer:
         if http.method in _READ:
             return _policy_in_force(service, query)
         return await _replace(service, http, query)
 
-    async def metrics(http: web.BaseRequest, query: str) -> web.Response:
+    async def metrics(http: Ask, query: str) -> Answer:
         before_scrape()
         body, content_type = service.metrics.render(http.headers.get("Accept", ""))
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        return Answer(200, {"Content-Type": content_type}, body)
 
     return {
         "/healthz": Route("healthz", _alive, _READ, open=True),
@@ -47,9 +46,9 @@ def admin_routes(service: Service, before_scrape: Callable[[], None]) -> dict[st
     }
 
 
-async def _alive(http: web.BaseRequest, query: str) -> web.Response:
+async def _alive(http: Ask, query: str) -> Answer:
     """200 as long as the loop turns."""
-    return web.Response(body=b'{"alive":true}', content_type=_JSON)
+    return Answer(200, JSON_TYPE, b'{"alive":true}')
 
 
 def _ready_handler(service: Service) -> Handler:
@@ -60,7 +59,7 @@ def _ready_handler(service: Service) -> Handler:
     `degraded`, and `?store=required` asks for 503 then.
     """
 
-    async def ready(http: web.BaseRequest, query: str) -> web.Response:
+    async def ready(http: Ask, query: str) -> Answer:
         if query not in ("", "store=required"):
             raise Problem(400, f"found ?{query[:100]}; allowed: store=required")
         degraded = not service.shield.ready
@@ -72,12 +71,12 @@ def _ready_handler(service: Service) -> Handler:
             "store": service.shield.store.name,
             "policy": service.shield.policy.fingerprint,
         }
-        return web.Response(status=200 if is_ready else 503, body=encode(state), content_type=_JSON)
+        return Answer(200 if is_ready else 503, JSON_TYPE, encode(state))
 
     return ready
 
 
-def _policy_in_force(service: Service, query: str) -> web.Response:
+def _policy_in_force(service: Service, query: str) -> Answer:
     """The policy as JSON that can be sent back; with `?format=source` as it was written."""
     source = service.source
     if query not in ("", "format=source"):
@@ -85,11 +84,11 @@ def _policy_in_force(service: Service, query: str) -> web.Response:
     headers = {"ETag": f'"{service.shield.policy.fingerprint}"'}
     if query:
         headers["Content-Type"] = f"application/{source.format}; charset=utf-8"
-        return web.Response(body=source.text.encode(), headers=headers)
-    return web.Response(body=encode(source.document()), headers=headers, content_type=_JSON)
+        return Answer(200, headers, source.text.encode())
+    return Answer(200, {**headers, **JSON_TYPE}, encode(source.document()))
 
 
-async def _replace(service: Service, http: web.BaseRequest, query: str) -> web.Response:
+async def _replace(service: Service, http: Ask, query: str) -> Answer:
     """All of it or nothing. It lasts until the next reload or restart reads the file again."""
     if "Origin" in http.headers:
         # A page in the operator's browser can reach loopback too.
@@ -114,8 +113,7 @@ async def _replace(service: Service, http: web.BaseRequest, query: str) -> web.R
         "limits": len(policy.limits),
         "warnings": list(policy.warnings()),
     }
-    headers = {"ETag": f'"{policy.fingerprint}"'}
-    return web.Response(body=encode(answer), headers=headers, content_type=_JSON)
+    return Answer(200, {"ETag": f'"{policy.fingerprint}"', **JSON_TYPE}, encode(answer))
 
 
 def _text(body: bytes) -> str:
@@ -125,7 +123,7 @@ def _text(body: bytes) -> str:
         raise Problem(400, f"the policy is not UTF-8 at byte {error.start}") from None
 
 
-def _format(http: web.BaseRequest, query: str, body: bytes) -> str:
+def _format(http: Ask, query: str, body: bytes) -> str:
     """By `?format=`, else by a Content-Type that says so, else JSON when it begins so, else TOML."""
     if query:
         name, _, value = query.partition("=")

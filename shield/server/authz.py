@@ -6,19 +6,18 @@ Whatever they answer, a refusal is never 2xx.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from aiohttp import web
-
 from shield.decision import Decision
 from shield.errors import RequestError
 from shield.request import Request
 from shield.server.bounds import MAX_HANDLE_CHARS
+from shield.server.exchange import Answer, Ask, AtOnce, Handler
 from shield.server.facts import FAMILIES, HeaderReader
-from shield.server.listener import Handler
 from shield.server.logs import shown_request_id
 from shield.server.problem import Problem, phrase, render
 from shield.server.service import Service
@@ -74,47 +73,72 @@ def _wrong_query(found: str) -> Problem:
     return Problem(400, f"{found}; {allowed}; {hint}")
 
 
-def authz_handler(service: Service) -> Handler:
-    """Forward-auth: the headers of one family are the request, those of the other are ignored."""
+class Asked(NamedTuple):
+    """What a gateway asks for."""
 
-    async def authz(http: web.BaseRequest, query: str) -> web.Response:
-        try:
-            mode = mode_of(query)
-        except ValueError:
-            raise _wrong_query("found more parameters than there are") from None
-        try:
-            method, path, host = mode.read(http.headers)
-            request = service.facts.request(http, method=method, path=path, host=host)
-        except RequestError as error:
-            return _unreadable(service, error, mode.deny)
-        return await _decide(service, request, mode.deny)
+    request: Request
+    deny: int | None
+
+
+AuthzReader = Callable[[Service, Ask, str], Asked | Answer]
+
+
+def read_authz(service: Service, http: Ask, query: str) -> Asked | Answer:
+    """Forward-auth: the headers of one family are the request, those of the other are ignored."""
+    try:
+        mode = mode_of(query)
+    except ValueError:
+        raise _wrong_query("found more parameters than there are") from None
+    try:
+        method, path, host = mode.read(http.headers)
+        request = service.facts.request(http, method=method, path=path, host=host)
+    except RequestError as error:
+        return _unreadable(service, error, mode.deny)
+    return Asked(request, mode.deny)
+
+
+def read_envoy(service: Service, http: Ask, rest: str) -> Asked | Answer:
+    """Envoy's HTTP ext_authz: what follows the prefix is the client's own path and query."""
+    if rest and rest[0] not in "/?":
+        raise Problem(404, "no endpoint has this path")
+    path = rest if rest.startswith("/") else "/" + rest
+    try:
+        request = service.facts.request(http, method=http.method, path=path, host=http.headers.get("Host"))
+    except RequestError as error:
+        return _unreadable(service, error, None)
+    return Asked(request, None)
+
+
+def authz_handler(service: Service, read: AuthzReader) -> Handler:
+    """The decision is the response."""
+
+    async def authz(http: Ask, query: str) -> Answer:
+        asked = read(service, http, query)
+        if isinstance(asked, Answer):
+            return asked
+        return _said(service, await service.decide(asked.request, "authz"), asked.deny)
 
     return authz
 
 
-def envoy_handler(service: Service) -> Handler:
-    """Envoy's HTTP ext_authz: what follows the prefix is the client's own path and query."""
+def authz_at_once(service: Service, read: AuthzReader) -> AtOnce:
+    """The same, without waiting."""
 
-    async def envoy(http: web.BaseRequest, rest: str) -> web.Response:
-        if rest and rest[0] not in "/?":
-            raise Problem(404, "no endpoint has this path")
-        path = rest if rest.startswith("/") else "/" + rest
-        try:
-            request = service.facts.request(http, method=http.method, path=path, host=http.headers.get("Host"))
-        except RequestError as error:
-            return _unreadable(service, error, None)
-        return await _decide(service, request, None)
+    def authz(http: Ask, query: str) -> Answer:
+        asked = read(service, http, query)
+        if isinstance(asked, Answer):
+            return asked
+        return _said(service, service.decide_nowait(asked.request, "authz"), asked.deny)
 
-    return envoy
+    return authz
 
 
-async def _decide(service: Service, request: Request, deny: int | None) -> web.Response:
-    decision = await service.decide(request, "authz")
+def _said(service: Service, decision: Decision, deny: int | None) -> Answer:
     request_id = shown_request_id(decision.request_id) or service.next_request_id()
     return allowed(decision, request_id) if decision.allowed else refused(decision, request_id, deny)
 
 
-def allowed(decision: Decision, request_id: str) -> web.Response:
+def allowed(decision: Decision, request_id: str) -> Answer:
     """200 without a body: RateLimit fields for the gateway to hand on, and handles it may need later."""
     headers = decision.headers | {
         "Shield-Status": "200",
@@ -127,10 +151,10 @@ def allowed(decision: Decision, request_id: str) -> web.Response:
         joined = ", ".join(leases)
         if len(joined) <= MAX_HANDLE_CHARS:
             headers["Shield-Lease"] = joined
-    return web.Response(status=200, headers=headers)
+    return Answer(200, headers)
 
 
-def refused(decision: Decision, request_id: str, deny: int | None) -> web.Response:
+def refused(decision: Decision, request_id: str, deny: int | None) -> Answer:
     """The refusal's own status, or `deny`, with the true one in Shield-Status."""
     reason = decision.reason
     # A stored answer has the status of what was stored, which may be a success: to a gateway it is a
@@ -145,7 +169,7 @@ def refused(decision: Decision, request_id: str, deny: int | None) -> web.Respon
     return _refusal(int(status), reason, detail, members, dict(decision.headers), deny)
 
 
-def _unreadable(service: Service, error: RequestError, deny: int | None) -> web.Response:
+def _unreadable(service: Service, error: RequestError, deny: int | None) -> Answer:
     """Headers come from the client, so what cannot be read in them is a refusal and no fault."""
     request_id = service.next_request_id()
     service.metrics.problem("authz", 400)
@@ -161,7 +185,7 @@ def _refusal(
     members: dict[str, object],
     headers: dict[str, str],
     deny: int | None,
-) -> web.Response:
+) -> Answer:
     headers |= {
         "Shield-Status": str(status),
         "Shield-Reason": reason,

@@ -21,6 +21,16 @@ MAX_FIELD_BYTES: Final = 16_384
 # A gateway copies the client's fields, up to a hundred by the defaults of Envoy and Apache, and adds its own.
 MAX_HEADER_FIELDS: Final = 160
 
+# The express lane waits for the rest of a request that is cut off by the end of a read, up to this length of head
+# and body; longer ones are aiohttp's, which streams them. As much as a socket's read returns at most on plain loops,
+# and thirty times a check. It bounds what MAX_CONNECTIONS can pin to 256 MB.
+HOLD_BYTES: Final = 65_536
+# Requests of one connection answered in one turn of the loop, a third of a millisecond. 100,000 pipelined requests
+# then delay everybody else's by no more than that.
+TURN_REQUESTS: Final = 64
+# Answers joined into one write: the high-water mark of the transports, behind which they ask to wait.
+WRITE_BYTES: Final = 65_536
+
 # Each connection costs some 40 KB with its buffers. Gateways keep a few hundred open; this bounds what others
 # could.
 MAX_CONNECTIONS: Final = 4_096
@@ -31,8 +41,23 @@ BACKLOG: Final = 1_024
 KEEPALIVE_S: Final = 3_630.0
 # The whole of a request's body, from its head on. Callers are gateways and services nearby, not browsers.
 BODY_TIMEOUT_S: Final = 10.0
+# A request's head, from its first byte on; a segment lost on the way is sent again within 3 s.
+HEAD_TIMEOUT_S: Final = 10.0
+# How long a connection may be silent that has not been answered anything yet, or of which cannot be told whether it
+# has begun a request, because aiohttp serves it: longer than a scrape every minute.
+STRANGER_IDLE_S: Final = 90.0
+# How long a connection may leave its answers unfetched, beyond the transport's high-water mark of 64 KiB.
+STALL_S: Final = 60.0
 # What is left of a body that nobody wants is read for so long, so that the answer arrives before the reset.
 LINGER_S: Final = 2.0
+
+# A request that has waited so long for its turn is not decided any more: half of what Envoy waits for an authorization
+# by default (200 ms), so that its 503 still arrives. Only a loop that is far behind comes to it.
+MAX_WAIT_S: Final = 0.1
+# Requests that wait for a remote store's answer: what one Redis decides in some 100 ms.
+MAX_WAITING: Final = 1_024
+# What a shed request is told: such peaks are over in a second, or last.
+SHED_RETRY_AFTER_S: Final = 1
 
 # nginx reads all header fields of an answer into one buffer of 4 KiB by default and fails with 502 beyond it.
 # RateLimit fields of twenty limits take 1.5 KiB of it.

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from collections.abc import Sequence
 
+from shield.decision import Decision
+from shield.server.body import body_here, read_body
 from shield.server.bounds import MAX_BODY_BYTES
-from shield.server.listener import Handler, read_body
+from shield.server.exchange import JSON_TYPE, Answer, Ask, AtOnce, Handler
 from shield.server.service import Service
 from shield.server.wire import decode_check
-
-_JSON = "application/json"
 
 
 def check_handler(service: Service) -> Handler:
     """Answers 200 whenever a decision was made, whatever it is."""
 
-    async def check(http: web.BaseRequest, query: str) -> web.Response:
+    async def check(http: Ask, query: str) -> Answer:
         asked = decode_check(await read_body(http, MAX_BODY_BYTES))
         if isinstance(asked, list):
             # One after the other, so that an earlier request of the batch counts for a later one.
-            answers = [(await service.decide(request, "check")).to_json() for request in asked]
-            body = b"[" + b",".join(answers) + b"]"
-        else:
-            body = (await service.decide(asked, "check")).to_json()
-        return web.Response(body=body, content_type=_JSON)
+            return _batch([await service.decide(request, "check") for request in asked])
+        return Answer(200, JSON_TYPE, (await service.decide(asked, "check")).to_json())
 
     return check
+
+
+def check_at_once(service: Service) -> AtOnce:
+    """The same, without waiting."""
+    decide = service.decide_nowait
+
+    def check(http: Ask, query: str) -> Answer:
+        asked = decode_check(body_here(http, MAX_BODY_BYTES))
+        if isinstance(asked, list):
+            return _batch([decide(request, "check") for request in asked])
+        return Answer(200, JSON_TYPE, decide(asked, "check").to_json())
+
+    return check
+
+
+def _batch(decisions: Sequence[Decision]) -> Answer:
+    return Answer(200, JSON_TYPE, b"[" + b",".join(decision.to_json() for decision in decisions) + b"]")

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from aiohttp import web
-from multidict import CIMultiDictProxy
-
 from shield.errors import RequestError
 from shield.identity.address import TrustedProxies
 from shield.policy import Identity
 from shield.request import IdempotencyKey, Request
 from shield.server.auth import bearer
-
-Headers = CIMultiDictProxy[str]
+from shield.server.exchange import Ask, Fields
 
 _ABSENT: Final[tuple[str, ...]] = ()
 _ATTRIBUTE: Final = "attributes."
@@ -34,7 +30,7 @@ class GatewayFacts:
             else:
                 self._fields.append((field, header))
 
-    def request(self, http: web.BaseRequest, *, method: str | None, path: str | None, host: str | None) -> Request:
+    def request(self, http: Ask, *, method: str | None, path: str | None, host: str | None) -> Request:
         """The client's request. Method, path and host depend on the gateway; everything else comes from
         headers.
 
@@ -68,14 +64,14 @@ class GatewayFacts:
             }
         return Request(**facts)
 
-    def _client_address(self, http: web.BaseRequest) -> str | None:
-        peer = http.transport.get_extra_info("peername") if http.transport is not None else None
+    def _client_address(self, http: Ask) -> str | None:
+        peer = http.peer
         # A unix socket has no peer name, or an empty one.
         host = peer[0] if isinstance(peer, tuple) else None
         return self._proxies.client(host, http.headers.getall("X-Forwarded-For", _ABSENT)) or None
 
 
-def single(headers: Headers, name: str) -> str | None:
+def single(headers: Fields, name: str) -> str | None:
     """A field that has one value; None when it is absent. RequestError when it is there twice."""
     values = headers.getall(name, _ABSENT)
     if not values:
@@ -92,7 +88,7 @@ def _text(value: str | None) -> str | None:
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _whole(headers: Headers, name: str) -> int | None:
+def _whole(headers: Fields, name: str) -> int | None:
     value = single(headers, name)
     if value is None:
         return None
@@ -108,10 +104,10 @@ def _unquoted(key: str) -> str:
     return key
 
 
-HeaderReader = Callable[[Headers], tuple[str | None, str | None, str | None]]
+HeaderReader = Callable[[Fields], tuple[str | None, str | None, str | None]]
 
 
-def forwarded(headers: Headers) -> tuple[str | None, str | None, str | None]:
+def forwarded(headers: Fields) -> tuple[str | None, str | None, str | None]:
     """Method, path and host as Traefik, Caddy and HAProxy state them."""
     return (
         single(headers, "X-Forwarded-Method"),
@@ -120,7 +116,7 @@ def forwarded(headers: Headers) -> tuple[str | None, str | None, str | None]:
     )
 
 
-def original(headers: Headers) -> tuple[str | None, str | None, str | None]:
+def original(headers: Fields) -> tuple[str | None, str | None, str | None]:
     """Method and path as nginx is told to state them; nothing states the host."""
     return single(headers, "X-Original-Method"), single(headers, "X-Original-URI"), None
 

@@ -1,41 +1,37 @@
-"""One HTTP server: routes, callers, bodies, and an RFC 9457 body for everything that goes wrong.
+"""One HTTP server: routes, callers, and an RFC 9457 body for everything that goes wrong.
 
 It sits on aiohttp's low-level server. A check request's path may be its client's own path, which no router
-must normalise, decode or refuse, and a lookup in a dict is all that the fixed paths need.
+must normalise, decode or refuse, and a lookup in a dict is all that the fixed paths need. What is answered, and
+how it is admitted, counted and logged, is decided here for both lanes of a connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from aiohttp import web
 
+from shield.core.http_lane import Head, Lane
 from shield.errors import ReceiptError, RequestError, StoreError
 from shield.server import auth
+from shield.server.aiohttp_lane import AiohttpAsk, response_of
 from shield.server.auth import CallerTokens
-from shield.server.bounds import (
-    BODY_TIMEOUT_S,
-    KEEPALIVE_S,
-    LINGER_S,
-    MAX_CONNECTIONS,
-    MAX_FIELD_BYTES,
-    MAX_HEADER_FIELDS,
-    MAX_LINE_BYTES,
-)
+from shield.server.bounds import HOLD_BYTES, MAX_CONNECTIONS
+from shield.server.connection import Connection
+from shield.server.exchange import Answer, Ask, AtOnce, Handler
+from shield.server.guarded import Guarded
 from shield.server.logs import fault_fields
 from shield.server.problem import Problem
 from shield.server.service import Service, field_for_log
 from shield.server.wire import detail_of
 
-Handler = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
+POST_ONLY = frozenset({"POST"})
 
 
 class Route(NamedTuple):
-    """What answers a path. The handler gets the query, or behind a prefix the rest of the target, as it was
-    sent.
-    """
+    """What answers a path."""
 
     name: str
     handler: Handler
@@ -43,47 +39,15 @@ class Route(NamedTuple):
     """None: any."""
     open: bool = False
     """Whether callers need no token here."""
-
-
-CONNECTION_OPTIONS: Final[Mapping[str, Any]] = {
-    "keepalive_timeout": KEEPALIVE_S,
-    "lingering_time": LINGER_S,
-    "max_line_size": MAX_LINE_BYTES,
-    "max_field_size": MAX_FIELD_BYTES,
-    "max_headers": MAX_HEADER_FIELDS,
-    "access_log": None,
-    # A compressed body would be bounded only after it was inflated; nothing that talks to Shield compresses.
-    "auto_decompress": False,
-}
-
-
-class Connection(web.RequestHandler):
-    """aiohttp's connection, with our words for what is not even HTTP."""
-
-    __slots__ = ("_listener",)
-
-    def __init__(self, listener: Listener) -> None:
-        super().__init__(listener, loop=asyncio.get_running_loop(), **CONNECTION_OPTIONS)
-        self._listener = listener
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Called by aiohttp for what its parser refused. It closes the connection: framing is lost."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer has been started already")
-        detail = "the request is not HTTP, or exceeds a bound of its head"
-        return self._listener.problem(Problem(status, detail, close=True), "http")
+    at_once: AtOnce | None = None
+    """What answers in the express lane, where the store is in this process."""
 
 
 class Listener(web.Server):
     """Routes of one listener. `prefix` is a route for every target that starts with a text.
 
-    With `tokens` every caller needs one of them, but on open routes.
+    With `tokens` every caller needs one of them, but on open routes. `express` opens the express lane to its
+    routes, and sheds what comes while the process is saturated; without it aiohttp serves everything.
     """
 
     def __init__(
@@ -93,19 +57,25 @@ class Listener(web.Server):
         *,
         prefix: tuple[str, Route] | None = None,
         tokens: CallerTokens | None = None,
+        express: bool = False,
+        sheds: bool = False,
     ) -> None:
-        super().__init__(self._answer)
+        super().__init__(self._serve)
         self._service = service
         self._routes = routes
         self._prefix = prefix
         self.tokens = tokens
+        self._sheds = sheds
+        self.pressure = service.pressure
+        self._lane = _lane(routes, prefix) if express else None
+        self._decides_at_once = service.shield.store.local
         self._connected = 0
         self.in_flight = 0
-        """Requests whose handler has not returned."""
+        """Requests whose head is here and that are not answered yet."""
         self._idle: asyncio.Event | None = None
 
-    def __call__(self) -> Connection:
-        return Connection(self)
+    def __call__(self) -> Guarded:
+        return Guarded(self) if self._lane is None else Connection(self, self._lane)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Called by aiohttp. Past MAX_CONNECTIONS a connection is cut at once."""
@@ -125,74 +95,122 @@ class Listener(web.Server):
             self._idle = asyncio.Event()
             await self._idle.wait()
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:
+    def begun(self) -> None:
+        """One more request is in flight."""
         self.in_flight += 1
-        name = "unknown"
+
+    def done(self) -> None:
+        """One less is."""
+        self.in_flight -= 1
+        if self._idle is not None and self.in_flight == 0:
+            self._idle.set()
+
+    async def _serve(self, http: web.BaseRequest) -> web.Response:
+        """aiohttp's lane."""
+        self.begun()
+        self.pressure.look(self._loop)
         try:
-            target = request.raw_path
-            route, rest = self._route(target if target.startswith("/") else request.rel_url.raw_path_qs)
-            if route is not None:
-                name = route.name
-            self._admit(request, route)
-            if route is None:
-                raise Problem(404, "no endpoint has this path")
-            if route.methods is not None and request.method not in route.methods:
-                allow = ", ".join(sorted(route.methods))
-                raise Problem(405, f"this endpoint answers {allow}", headers={"Allow": allow})
-            response = await route.handler(request, rest)
-        except Problem as problem:
-            response = self.problem(problem, name)
-        except RequestError as error:
-            response = self.problem(_malformed(error), name, field_for_log(error))
-        except ReceiptError as error:
-            response = self.problem(Problem(400, str(error), members={"field": "receipt"}), name, "receipt")
-        except StoreError:
-            detail = "the store did not answer; the same request may be sent again"
-            response = self.problem(Problem(503, detail, headers={"Retry-After": "1"}), name)
-        except ConnectionError:
-            raise
-        except Exception as error:
-            response = self._fault(error, name)
+            return response_of(await self.answer(AiohttpAsk(http)), http)
         finally:
-            self.in_flight -= 1
-            if self._idle is not None and self.in_flight == 0:
-                self._idle.set()
-        # Bytes of a body that did not arrive would be taken for the next request's head, or the other way
-        # round: an auth_request of nginx announces a body that it never sends.
-        if self._service.draining or not request.content.is_eof():
-            response.force_close()
-        # Gateways hand a refusal on with all its fields; what we are built from is nobody's business.
-        response.headers["Server"] = "shield"
-        return response
+            self.done()
+
+    async def answer(self, ask: Ask) -> Answer:
+        """The answer to a request, whichever lane it came by. ConnectionError where nobody is there to get it.
+
+        Counting it as in flight, where it may wait, is the lane's.
+        """
+        route, rest = self._route(ask.target)
+        try:
+            answer = await self._admitted(ask, route).handler(ask, rest)
+        except Exception as error:
+            answer = self._explained(error, route)
+        if self._service.draining:
+            answer.close = True
+        return answer
+
+    def answer_at_once(self, head: Head) -> Answer | None:
+        """The same without waiting, for a request of the express lane; None where its handler may wait."""
+        route: Route = head.route
+        if route.at_once is None or not self._decides_at_once:
+            return None
+        try:
+            # What `_admitted` asks, but for what the lane has seen to: there is a route, and it has this method.
+            if self.tokens is not None and not route.open:
+                self._refuse_strangers(head)
+            if self._sheds and self.pressure.late:
+                raise self.pressure.refusal()
+            answer = route.at_once(head, head.rest)
+        except Exception as error:
+            answer = self._explained(error, route)
+        if self._service.draining:
+            answer.close = True
+        return answer
+
+    def _explained(self, error: Exception, route: Route | None) -> Answer:
+        """The answer where there is none. ConnectionError is nobody's to get."""
+        name = "unknown" if route is None else route.name
+        if isinstance(error, Problem):
+            return self.problem(error, name)
+        if isinstance(error, RequestError):
+            return self.problem(_malformed(error), name, field_for_log(error))
+        if isinstance(error, ReceiptError):
+            return self.problem(Problem(400, str(error), members={"field": "receipt"}), name, "receipt")
+        if isinstance(error, StoreError):
+            detail = "the store did not answer; the same request may be sent again"
+            return self.problem(Problem(503, detail, headers={"Retry-After": "1"}), name)
+        if isinstance(error, ConnectionError):
+            raise error
+        return self.fault(error, name)
 
     def _route(self, target: str) -> tuple[Route | None, str]:
+        route = self._routes.get(target)
+        if route is not None:
+            return route, ""
         path, _, query = target.partition("?")
         route = self._routes.get(path)
         if route is None and self._prefix is not None and target.startswith(self._prefix[0]):
             return self._prefix[1], target[len(self._prefix[0]) :]
         return route, query
 
-    def _admit(self, request: web.BaseRequest, route: Route | None) -> None:
-        if self.tokens is None or (route is not None and route.open):
-            return
-        presented = request.headers.getall(auth.HEADER, ())
-        if len(presented) != 1 or not self.tokens.accept(presented[0]):
+    def _admitted(self, ask: Ask, route: Route | None) -> Route:
+        """The route, for a caller who may use it. Problem 401, 404, 405, or 503 under pressure."""
+        if self.tokens is not None and not (route is not None and route.open):
+            self._refuse_strangers(ask)
+        if route is None:
+            raise Problem(404, "no endpoint has this path")
+        if route.methods is not None and ask.method not in route.methods:
+            allow = ", ".join(sorted(route.methods))
+            raise Problem(405, f"this endpoint answers {allow}", headers={"Allow": allow})
+        if self._sheds and self.pressure.too_high:
+            raise self.pressure.refusal()
+        return route
+
+    def _refuse_strangers(self, ask: Ask) -> None:
+        if not self.knows(ask):
             detail = f"callers of this server need a token: {auth.HEADER}: Bearer TOKEN"
             raise Problem(401, detail, headers={"WWW-Authenticate": auth.CHALLENGE}, close=True)
 
-    def problem(self, problem: Problem, name: str, field: str | None = None) -> web.Response:
+    def knows(self, ask: Ask) -> bool:
+        """Whether the caller shows one of the tokens, or needs none."""
+        if self.tokens is None:
+            return True
+        presented = ask.headers.getall(auth.HEADER, ())
+        return len(presented) == 1 and self.tokens.accept(presented[0])
+
+    def problem(self, problem: Problem, name: str, field: str | None = None) -> Answer:
         """The answer, counted and logged under an id that it shows."""
         request_id = self._service.next_request_id()
         self._service.metrics.problem(name, problem.status)
         self._service.lines.problem(request_id, name, problem.status, field)
-        return problem.response(request_id)
+        return problem.answer(request_id)
 
-    def _fault(self, error: Exception, name: str) -> web.Response:
+    def fault(self, error: Exception, name: str) -> Answer:
+        """The answer for an error of our own, logged."""
         request_id = self._service.next_request_id()
         self._service.metrics.problem(name, 500)
         self._service.log.error("fault", request_id=request_id, endpoint=name, **fault_fields(error))
         detail = "Shield failed to answer; its log has more under this request id"
-        return Problem(500, detail, close=True).response(request_id)
+        return Problem(500, detail, close=True).answer(request_id)
 
 
 def _malformed(error: RequestError) -> Problem:
@@ -200,34 +218,8 @@ def _malformed(error: RequestError) -> Problem:
     return Problem(400, str(error) if error.field else detail_of(error), members=members)
 
 
-async def read_body(request: web.BaseRequest, max_bytes: int) -> bytes:
-    """The whole body. Problem: 413 past the bound, announced or not; 408 when it does not come in time."""
-    content = request.content
-    length = request.content_length
-    if length is not None and length > max_bytes:
-        raise _too_large(max_bytes)
-    if content.is_eof():
-        body = content.read_nowait()
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
-        return body
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # it counts as no answer yet
-    received = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            while chunk := await content.readany():
-                received += chunk
-                if len(received) > max_bytes:
-                    raise _too_large(max_bytes)
-    except TimeoutError:
-        raise Problem(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s", close=True) from None
-    except web.RequestPayloadError:
-        raise Problem(400, "the body's framing is broken", close=True) from None
-    return bytes(received)
-
-
-def _too_large(max_bytes: int) -> Problem:
-    detail = f"the body is larger than {max_bytes} bytes"
-    return Problem(413, detail, members={"field": "body"}, close=True)
+def _lane(routes: Mapping[str, Route], prefix: tuple[str, Route] | None) -> Lane:
+    """The express lane for routes of POST alone, which need a body, and for those of any method, which need none."""
+    posts = [(path.encode(), route) for path, route in routes.items() if route.methods == POST_ONLY]
+    anys = [(path.encode(), route) for path, route in routes.items() if route.methods is None]
+    return Lane(posts, anys, None if prefix is None else (prefix[0].encode(), prefix[1]), HOLD_BYTES)

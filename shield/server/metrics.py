@@ -53,6 +53,7 @@ class Metrics(Collector):
         self._latency_sum = 0.0
         self._problems: dict[tuple[str, int], int] = {}
         self._reloads = {"replaced": 0, "refused": 0}
+        self._shed = {"late": 0, "waiting": 0}
         self._suppressed = 0
         self.trace_lost = 0
         self.in_flight = 0
@@ -88,6 +89,10 @@ class Metrics(Collector):
         """One answer that was no decision. `endpoint` is one of the routes' names."""
         key = (endpoint, status)
         self._problems[key] = self._problems.get(key, 0) + 1
+
+    def shed(self, why: str) -> None:
+        """One request was refused because the process was saturated: "late" or "waiting"."""
+        self._shed[why] += 1
 
     def reloaded(self, outcome: str) -> None:
         """A policy was "replaced", or "refused" and the running one kept."""
@@ -133,6 +138,12 @@ class Metrics(Collector):
             "Answers that were no decision, by endpoint and HTTP status.",
             ["endpoint", "status"],
             [((endpoint, str(status)), count) for (endpoint, status), count in self._problems.items()],
+        )
+        yield _counter(
+            "shield_shed_requests",
+            "Requests refused because they came up too late or too many waited for the store.",
+            ["why"],
+            _rows(self._shed),
         )
         yield _counter("shield_policy_reloads", "Policies put in force or refused.", ["outcome"], _rows(self._reloads))
         yield _single("shield_log_lines_suppressed", "Lines about refusals that were left out.", self._suppressed)

@@ -7,7 +7,8 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from aiohttp import web
+
+from shield.server.exchange import Answer
 
 CONTENT_TYPE = "application/problem+json"
 _encode = msgspec.json.Encoder().encode
@@ -36,13 +37,12 @@ class Problem(Exception):
         self.headers = headers or {}
         self.close = close
 
-    def response(self, request_id: str) -> web.Response:
+    def answer(self, request_id: str) -> Answer:
         """The answer, with a request id that the log line beside it carries too."""
         headers = {"Shield-Request-Id": request_id, **self.headers}
-        response = render(self.status, self.detail, {**self.members, "request_id": request_id}, headers)
-        if self.close:
-            response.force_close()
-        return response
+        answer = render(self.status, self.detail, {**self.members, "request_id": request_id}, headers)
+        answer.close = self.close
+        return answer
 
 
 def render(
@@ -53,16 +53,11 @@ def render(
     *,
     type: str = "about:blank",
     title: str | None = None,
-) -> web.Response:
-    """A response whose body has `type`, `title`, `status`, `detail` and the given extension members."""
+) -> Answer:
+    """An answer whose body has `type`, `title`, `status`, `detail` and the given extension members."""
     body = {"type": type, "title": title or phrase(status), "status": status, "detail": detail, **members}
     # A name out of the caller's own input may hold what UTF-8 cannot.
-    return web.Response(
-        status=status,
-        body=encode(body),
-        headers={"Cache-Control": "no-store", **headers},
-        content_type=CONTENT_TYPE,
-    )
+    return Answer(status, {"Cache-Control": "no-store", **headers, "Content-Type": CONTENT_TYPE}, encode(body))
 
 
 def encode(value: Any) -> bytes:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from shield.server.body import read_body
 from shield.server.bounds import MAX_BODY_BYTES
-from shield.server.listener import Handler, read_body
+from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
 from shield.server.problem import encode
 from shield.server.service import Service
 from shield.server.wire import decode_release, decode_report
-
-_JSON = "application/json"
 
 
 def report_handler(service: Service) -> Handler:
     """202 with `settled`: false when the receipt was settled before, or when there was none."""
 
-    async def report(http: web.BaseRequest, query: str) -> web.Response:
+    async def report(http: Ask, query: str) -> Answer:
         told = decode_report(await read_body(http, MAX_BODY_BYTES))
         settled = False
         if told.receipt is not None:
             settled = await service.shield.report(told.receipt, cost=told.cost, bytes=told.bytes)
-        return web.Response(status=202, body=encode({"settled": settled}), content_type=_JSON)
+        return Answer(202, JSON_TYPE, encode({"settled": settled}))
 
     return report
 
@@ -29,8 +26,8 @@ def report_handler(service: Service) -> Handler:
 def release_handler(service: Service) -> Handler:
     """200 with `released`: how many places came free."""
 
-    async def release(http: web.BaseRequest, query: str) -> web.Response:
+    async def release(http: Ask, query: str) -> Answer:
         leases = decode_release(await read_body(http, MAX_BODY_BYTES))
-        return web.Response(body=encode({"released": await service.shield.release(leases)}), content_type=_JSON)
+        return Answer(200, JSON_TYPE, encode({"released": await service.shield.release(leases)}))
 
     return release

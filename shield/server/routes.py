@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from shield.server.admin import admin_routes
 from shield.server.auth import CallerTokens
-from shield.server.authz import ENVOY_PREFIX, authz_handler, envoy_handler
-from shield.server.check import check_handler
-from shield.server.listener import Listener, Route
+from shield.server.authz import ENVOY_PREFIX, AuthzReader, authz_at_once, authz_handler, read_authz, read_envoy
+from shield.server.check import check_at_once, check_handler
+from shield.server.listener import POST_ONLY, Listener, Route
 from shield.server.report import release_handler, report_handler
 from shield.server.service import Service
 
-_POST: Final = frozenset({"POST"})
 
-
-def decision_listener(service: Service, tokens: CallerTokens | None) -> Listener:
-    """For gateways and whoever else asks. With `tokens` every caller needs one."""
+def decision_listener(service: Service, tokens: CallerTokens | None, *, express: bool = True) -> Listener:
+    """For gateways and whoever else asks. With `tokens` every caller needs one. Without `express` aiohttp serves all
+    of them: the same answers, more slowly.
+    """
     routes = {
-        "/v1/check": Route("check", check_handler(service), _POST),
-        "/v1/report": Route("report", report_handler(service), _POST),
-        "/v1/release": Route("release", release_handler(service), _POST),
-        "/v1/authz": Route("authz", authz_handler(service)),
+        "/v1/check": Route("check", check_handler(service), POST_ONLY, at_once=check_at_once(service)),
+        "/v1/report": Route("report", report_handler(service), POST_ONLY),
+        "/v1/release": Route("release", release_handler(service), POST_ONLY),
+        "/v1/authz": _authz(service, read_authz),
     }
-    return Listener(service, routes, prefix=(ENVOY_PREFIX, Route("authz", envoy_handler(service))), tokens=tokens)
+    envoy = (ENVOY_PREFIX, _authz(service, read_envoy))
+    return Listener(service, routes, prefix=envoy, tokens=tokens, express=express, sheds=True)
+
+
+def _authz(service: Service, read: AuthzReader) -> Route:
+    return Route("authz", authz_handler(service, read), at_once=authz_at_once(service, read))
 
 
 def admin_listener(

@@ -6,7 +6,7 @@ import os
 from itertools import count
 from time import perf_counter
 
-import msgspec
+from msgspec.structs import force_setattr
 
 from shield.decision import Decision
 from shield.errors import PolicyError, RequestError
@@ -15,6 +15,7 @@ from shield.request import Request
 from shield.server.facts import GatewayFacts
 from shield.server.logs import DecisionLog, Log, shown_request_id
 from shield.server.metrics import Metrics
+from shield.server.pressure import Pressure
 from shield.server.source import PolicySource
 from shield.shield import Shield
 
@@ -29,6 +30,7 @@ class Service:
         self.log = log
         self.lines = DecisionLog(log, metrics.suppressed)
         self.facts = GatewayFacts(shield.policy.identity)
+        self.pressure = Pressure(metrics.shed)
         self.draining = False
         # Ids are for finding lines again, so they need to differ and nothing else.
         self._id_prefix = os.urandom(4).hex()
@@ -39,17 +41,40 @@ class Service:
         return f"{self._id_prefix}-{next(self._ids):x}"
 
     async def decide(self, request: Request, endpoint: str) -> Decision:
-        """The decision, counted and, where it is a refusal, logged. Every answer carries a request id."""
+        """The decision, counted and, where it is a refusal, logged. Every answer carries a request id: `request` is
+        given one where it has none, so it must be the caller's own.
+        """
         if not request.request_id:
-            request = msgspec.structs.replace(request, request_id=self.next_request_id())
+            # Nobody else has seen this request yet, and a copy costs.
+            force_setattr(request, "request_id", self.next_request_id())
+        pressure = self.pressure
+        pressure.waiting += 1
         started = perf_counter()
-        decision = await self.shield.check(request)
+        try:
+            decision = await self.shield.check(request)
+        finally:
+            pressure.waiting -= 1
         elapsed_s = perf_counter() - started
         self.metrics.decided(decision, elapsed_s)
         if not decision.allowed:
-            request_id = shown_request_id(request.request_id) or self.next_request_id()
-            self.lines.refused(decision, request_id, endpoint, elapsed_s)
+            self._refused(decision, endpoint, elapsed_s)
         return decision
+
+    def decide_nowait(self, request: Request, endpoint: str) -> Decision:
+        """`decide` where the store is in this process."""
+        if not request.request_id:
+            force_setattr(request, "request_id", self.next_request_id())
+        started = perf_counter()
+        decision = self.shield.check_nowait(request)
+        elapsed_s = perf_counter() - started
+        self.metrics.decided(decision, elapsed_s)
+        if not decision.allowed:
+            self._refused(decision, endpoint, elapsed_s)
+        return decision
+
+    def _refused(self, decision: Decision, endpoint: str, elapsed_s: float) -> None:
+        request_id = shown_request_id(decision.request_id) or self.next_request_id()
+        self.lines.refused(decision, request_id, endpoint, elapsed_s)
 
     async def replace_policy(self, source: PolicySource, policy: Policy, origin: str) -> None:
         """Puts a valid policy in force: for decisions, for gateway facts and for metrics."""

@@ -6,8 +6,8 @@ import asyncio
 import io
 import json
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,27 @@ class Running:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
+    @contextmanager
+    def watched(self) -> Iterator[list[Any]]:
+        """Every Request that is decided meanwhile, whether it is waited for or not."""
+        shield = self.service.shield
+        check, check_nowait = shield.check, shield.check_nowait
+        seen: list[Any] = []
+
+        async def look(request: Any) -> Any:
+            seen.append(request)
+            return await check(request)
+
+        def look_nowait(request: Any) -> Any:
+            seen.append(request)
+            return check_nowait(request)
+
+        shield.check, shield.check_nowait = look, look_nowait  # type: ignore[method-assign]
+        try:
+            yield seen
+        finally:
+            shield.check, shield.check_nowait = check, check_nowait  # type: ignore[method-assign]
+
     async def raw(self, data: bytes, *, end: bool = True) -> bytes:
         """What comes back for bytes, until the server closes or, without `end`, after the first read."""
         reader, writer = await asyncio.open_unix_connection(str(self.path))
@@ -88,7 +109,12 @@ class Running:
 
 @asynccontextmanager
 async def serving(
-    policy: str = POLICY, *, tokens: CallerTokens | None = None, store: str = "memory://", trace: Any = None
+    policy: str = POLICY,
+    *,
+    tokens: CallerTokens | None = None,
+    store: str = "memory://",
+    trace: Any = None,
+    express: bool = True,
 ) -> AsyncIterator[Running]:
     """The two listeners on unix sockets, as `shield serve` puts them together."""
     clock = Clock()
@@ -99,7 +125,7 @@ async def serving(
     metrics = Metrics("0", shield.policy, shield.stats)
     service = Service(shield, source, metrics, open_log(stream, "json", "debug"))
     loop = asyncio.get_running_loop()
-    decisions, admin = decision_listener(service, tokens), admin_listener(service, None)
+    decisions, admin = decision_listener(service, tokens, express=express), admin_listener(service, None)
     with tempfile.TemporaryDirectory(prefix="shield-") as directory:
         acceptors = []
         for listener, name in ((decisions, "d"), (admin, "a")):

@@ -65,18 +65,8 @@ async def ask(server: Running, path: str = "/v1/authz", method: str = "GET", **h
 
 async def seen(server: Running, path: str = "/v1/authz", method: str = "GET", **headers: str) -> Any:
     """The Request that the gateway's headers became."""
-    requests = []
-    check = server.service.shield.check
-
-    async def look(request: Any) -> Any:
-        requests.append(request)
-        return await check(request)
-
-    server.service.shield.check = look  # type: ignore[method-assign]
-    try:
+    with server.watched() as requests:
         await ask(server, path, method, **headers)
-    finally:
-        server.service.shield.check = check  # type: ignore[method-assign]
     return requests[0]
 
 
@@ -359,18 +349,8 @@ async def test_behind_envoys_prefix_method_and_path_are_the_requests_own() -> No
 
 async def raw_seen(server: Running, head: bytes, body: bytes = b"") -> Any:
     """The Request that a raw head became."""
-    requests: list[Any] = []
-    check = server.service.shield.check
-
-    async def look(request: Any) -> Any:
-        requests.append(request)
-        return await check(request)
-
-    server.service.shield.check = look  # type: ignore[method-assign]
-    try:
+    with server.watched() as requests:
         await server.raw(head + b"Connection: close\r\n\r\n" + body)
-    finally:
-        server.service.shield.check = check  # type: ignore[method-assign]
     return requests[0]
 
 

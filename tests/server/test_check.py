@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shield.server import bounds, listener
+from shield.server import bounds, connection, listener
 from tests.server.running import serving
 
 
@@ -138,7 +138,7 @@ async def test_a_compressed_body_is_not_inflated() -> None:
 
 
 async def test_a_body_that_never_arrives_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "BODY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(connection, "BODY_TIMEOUT_S", 0.02)
     async with serving() as server:
         raw = await server.raw(b'POST /v1/check HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"ip"')
         status, body = problem_of(raw)
@@ -221,13 +221,14 @@ async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await server.check({"ip": "203.0.113.7"}))["allowed"]
 
 
-async def test_a_fault_is_500_without_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving() as server:
+@pytest.mark.parametrize("express", [True, False])
+async def test_a_fault_is_500_without_its_text(monkeypatch: pytest.MonkeyPatch, express: bool) -> None:
+    async with serving(express=express) as server:
 
-        async def broken(request: Any) -> None:
+        def broken(request: Any) -> None:
             raise KeyError("the-key-of-user-17")
 
-        monkeypatch.setattr(server.service.shield, "check", broken)
+        monkeypatch.setattr(server.service.shield, "check_nowait", broken)
         async with server.client.post("/v1/check", json={"user": "u"}) as answer:
             assert answer.status == 500
             text = await answer.text()
