@@ -2,6 +2,7 @@
 
 try:
     from shield.core.engine import Charges, CompiledPolicy, Decision, LeaseTable, LocalDecider, Registry, Table
+    from shield.core.graphql import Price
     from shield.core.limiter import SlidingWindow, TokenBucket
     from shield.core.path import plain_end
 except ImportError as _error:  # pragma: no cover - only on a broken installation
@@ -25,6 +26,7 @@ __all__ = [
     "LeaseTable",
     "LimitStatus",
     "LocalDecider",
+    "Price",
     "Registry",
     "SlidingWindow",
     "Table",
