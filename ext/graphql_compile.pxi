@@ -168,7 +168,7 @@ cdef TypeRef written_ref(Compiler c, int32_t node) except *:
     ref.scalar = ANY_SCALAR
     if c.p.schema is None:
         ref.type = -1
-        if W_INT <= name <= W_ID:
+        if name >= <int32_t>W_INT and name <= <int32_t>W_ID:
             ref.scalar = name - W_INT + INT_SCALAR
     elif ref.type < 0:
         raise c.p.refusal(node, f"{c.p.text_of(node)} is no type of the schema")

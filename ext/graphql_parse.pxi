@@ -374,7 +374,7 @@ cdef bint parse_field(Parser *p, Definition *d) noexcept nogil:
     d.fields += 1
     if not count_field(p, serial, n.alias):
         return False
-    if W_SCHEMA <= n.name <= W_INPUT_FIELDS:
+    if n.name >= <int32_t>W_SCHEMA and n.name <= <int32_t>W_INPUT_FIELDS:
         if n.name <= W_TYPE:
             introspection = 0
             if not p.limits.introspection:

@@ -31,7 +31,8 @@ cdef int64_t page_size_in(Program p, int32_t name, Value v, int32_t node, int32_
         for key, one in (<dict><object>v.object).items():
             largest = max(largest, page_size_in(p, PAGE_SIZES.get(key, -1), of_object(<PyObject *>one), node, depth + 1))
         return largest
-    if not W_FIRST_PAGE_SIZE <= name <= W_LAST_PAGE_SIZE or (v.node < 0 and v.object == NULL):
+    # Compared as numbers: a C enum without negative members is unsigned, and -1 would be its largest.
+    if name < <int32_t>W_FIRST_PAGE_SIZE or name > <int32_t>W_LAST_PAGE_SIZE or (v.node < 0 and v.object == NULL):
         return -1
     return size_of_value(p, v, node)
 

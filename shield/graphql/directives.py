@@ -1,5 +1,5 @@
-"""@cost and @listSize as written in a schema, read and checked as far as that needs nothing else of it (IBM GraphQL Cost
-Directives specification, sections "The Cost Directive" and "The List Size Directive").
+"""@cost and @listSize as written in a schema, read and checked as far as that needs nothing else of it (IBM GraphQL
+Cost Directives specification, sections "The Cost Directive" and "The List Size Directive").
 
 Weights are strings in the specification and integers in some routers; both are read, as exact decimals. A schema need
 not define the two directives; if it does, with other arguments or places, that is between it and graphql-core.
