@@ -124,6 +124,8 @@ cdef class Screen:
         program.source = program.text
         program.size = <int32_t>size
         program.default_size = UNBOUNDED if default_list_size is None else min(<int64_t>default_list_size, UNBOUNDED)
+        if dialect == SHAPE:
+            program.default_size = 1  # without a schema nobody knows what is a list
         program.operation_name = None if d.name < 0 else p.names.names[d.name].text[:p.names.names[d.name].size].decode()
         program.depth = d.total_depth
         program.aliases = d.total_aliases
