@@ -34,7 +34,7 @@ cdef int64_t page_size_in(Program p, int32_t name, Value v, int32_t node, int32_
     # Compared as numbers: a C enum without negative members is unsigned, and -1 would be its largest.
     if name < <int32_t>W_FIRST_PAGE_SIZE or name > <int32_t>W_LAST_PAGE_SIZE or (v.node < 0 and v.object == NULL):
         return -1
-    return size_of_value(p, v, node)
+    return size_of_value(p, v, node, False)
 
 PAGE_SIZES = {}
 cdef void fill_page_sizes():

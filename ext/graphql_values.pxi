@@ -268,10 +268,10 @@ cdef inline Value member(Program p, Value v, int32_t name):
             return of_object(found)
     return missing()
 
-cdef int64_t size_of_value(Program p, Value v, int32_t node) except -2:
+cdef int64_t size_of_value(Program p, Value v, int32_t node, bint of_list) except -2:
     """The list size that a slicing argument's value means: a number, or the length of a list; -1 when there is none.
 
-    Negative numbers are 0: what they do varies from server to server, and none of it is worth a discount elsewhere.
+    `of_list`: the argument takes a list, so that anything else is a list of one. Negative numbers are 0: what they do varies from server to server, and none of it is worth a discount elsewhere.
     """
     cdef int64_t n
     cdef int32_t item
@@ -281,6 +281,8 @@ cdef int64_t size_of_value(Program p, Value v, int32_t node) except -2:
         at = &p.nodes[v.node]
         if at.kind == NULL_VALUE:
             return -1
+        if of_list and at.kind != LIST:
+            return 1
         if at.kind == INT:
             return max(0, literal_int(p.source + at.start, at.end - at.start))
         if at.kind == LIST:
@@ -293,6 +295,8 @@ cdef int64_t size_of_value(Program p, Value v, int32_t node) except -2:
         raise p.refusal(v.node, f"{p.text_of(v.node)} is no size of a list")
     if v.object == NULL or <object>v.object is None:
         return -1
+    if of_list and not isinstance(<object>v.object, (list, tuple)):
+        return 1
     if PyLong_Check(<object>v.object) and not PyBool_Check(<object>v.object):
         n = PyLong_AsLongLongAndOverflow(<object>v.object, &overflow)
         if overflow > 0 or n > UNBOUNDED:
@@ -323,7 +327,7 @@ cdef int64_t asked_size(Program p, const FieldInfo *f, int32_t node) except -2:
                 v.object == NULL or <object>v.object is not None
             ) else missing()
             v = effective(p, v, &p.schema.inputs[input])
-        n = size_of_value(p, v, node)
+        n = size_of_value(p, v, node, p.schema.inputs[input].ref.lists > 0) if input >= 0 else -1
         if n >= 0:
             found += 1
             largest = max(largest, n)

@@ -70,7 +70,8 @@ def weight_of(directives: tuple[ConstDirectiveNode, ...]) -> int | None:
         weight = Decimal(value.value.strip())
     except InvalidOperation:
         raise DirectiveError(value, f"@cost: weight {value.value[:64]!r} is not a number") from None
-    if not weight.is_finite() or abs(weight) > MAX_WEIGHT:
+    # The exponent first: comparing what has a billion digits would be an error of decimal's own.
+    if not weight.is_finite() or weight.adjusted() > 10 or abs(weight) > MAX_WEIGHT:
         raise DirectiveError(value, f"@cost: weight {value.value[:64]!r} is not from -{MAX_WEIGHT} to {MAX_WEIGHT}")
     if weight and weight.adjusted() < -30:
         return 1 if weight > 0 else 0
