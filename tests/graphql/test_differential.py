@@ -35,7 +35,7 @@ BEYOND_SYNTAX = (
     "the document has no operation",
     "operation_name: the document has several operations",
 )
-slow = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+slow = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def core_reads(text: str) -> bool:
