@@ -1,7 +1,7 @@
 """What does it cost to price a GraphQL operation, first seen and seen before, and what can a hostile one make it cost?
 
-The operation is documents/query.graphql: 393 bytes, two fragments deep, five lists. graphql-core's parser is the measure,
-because a server behind Shield parses what Shield lets through. The hostile documents are those that took other
+The operation is documents/query.graphql: 393 bytes, two fragments deep, five lists. graphql-core's parser is the
+measure, because a server behind Shield parses what Shield lets through. The hostile documents are those that took other
 products seconds, and 1 MB of whatever the lexer can be kept busy with, told by the slowest.
 """
 

@@ -5,7 +5,7 @@ named, saturating. Two to the fortieth fields are forty additions. A fragment th
 """
 
 cdef enum:
-    PLENTY = 1 << 30  # figures stop here
+    PLENTY = (1 << 30) - 1  # figures stop here: two of them still fit into 32 bits
 
 cdef inline int32_t plus(int32_t a, int32_t b) noexcept nogil:
     return a + b if a + b < PLENTY else PLENTY

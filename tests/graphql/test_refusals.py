@@ -136,11 +136,21 @@ def test_the_usual_introspection_query_passes_and_can_be_forbidden():
 def test_fan_out_is_linear():
     """2^40 fields: merged into one, or counted to the last without being visited."""
     deep = Ceilings(max_depth=250)
-    assert Pricer(schema, ceilings=deep).price(fan_out(40, merged=True)).cost == 0
+    inner = fan_out(40, merged=True).replace("{ ...F0 }", "{ a { ...F0 } }")
+    assert Pricer(schema, ceilings=deep).price(inner).cost == 1
     for dialect in ("ibm", "router"):
         found = Pricer(schema, dialect=dialect, ceilings=deep).price(fan_out(40, merged=False))
         assert found.cost == 2**41 - 2
     assert Pricer(dialect="shape", ceilings=deep).price(fan_out(60, merged=False)).saturated
+
+
+@pytest.mark.parametrize("levels", [*range(10, 36), 64, 99])
+def test_figures_of_fragments_saturate(levels):
+    """2^levels aliases, on both sides of where 32 bits end."""
+    text = "{ ...F0 }" + "".join(f" fragment F{i} on Query {{ ...F{i + 1} ...F{i + 1} }}" for i in range(levels))
+    error = refused(text + f" fragment F{levels} on Query {{ y: x }}")
+    assert error.reason == "graphql_aliases"
+    assert error.figure == min(2**levels, 2**30 - 1)
 
 
 def test_merging_that_explodes_is_cut_off():
