@@ -155,7 +155,7 @@ def test_figures_of_fragments_saturate(levels):
 
 def test_merging_that_explodes_is_cut_off():
     """Which fragments meet in a field depends on every turn on the way to it: 2^n sets of selections, all different."""
-    levels = 18
+    levels = 15
     parts = ["{ ...A0 }"]
     for i in range(levels):
         parts.append(f"fragment A{i} on Query {{ a {{ ...A{i + 1} ...P{i}_{i} }} b {{ ...A{i + 1} }} }}")
