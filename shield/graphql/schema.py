@@ -32,7 +32,6 @@ try:
         GraphQLUnionType,
         Node,
         build_ast_schema,
-        get_location,
         get_named_type,
         parse,
         specified_scalar_types,
@@ -171,8 +170,8 @@ class _Reader:
         if node is None or node.loc is None:
             self.issues.append(SchemaIssue(message, 0, 0))
         else:
-            place = get_location(node.loc.source, node.loc.start)
-            self.issues.append(SchemaIssue(message, place.line, place.column))
+            token = node.loc.start_token  # graphql-core 3.2 counts line starts to the line before
+            self.issues.append(SchemaIssue(message, token.line, token.column))
 
     def _stop_at_issues(self) -> None:
         if self.issues:
