@@ -234,7 +234,8 @@ class Pricer:
 
     def _too_costly(self, reason: str, price: Price, figure: int, ceiling: int) -> GraphQLError:
         by_type = reason == "graphql_type_cost"
-        rows = price.costliest(SHOWN_PATHS, by_type=by_type)
+        with self._lock:  # looking again uses the program's own memory
+            rows = price.costliest(SHOWN_PATHS, by_type=by_type)
         paths = tuple(f"{row[0]} ({_shown(row.type_cost if by_type else row.field_cost)})" for row in rows)
         what = "type cost" if by_type else "cost"
         found = "unbounded" if figure >= MAX_COST else str(figure)

@@ -4,10 +4,13 @@ broken promise ends it.
     python tests/graphql/fuzz.py [libFuzzer's options]      with atheris; -runs=N or -max_total_time=S bounds it
     python tests/graphql/fuzz.py --without-atheris N SEED   no feedback: N documents mutated from the seeds
 
-For feedback from the compiled modules build them with clang and preload atheris' runtime:
+For feedback from the compiled modules build them with clang and preload atheris' runtime. (Cython's own code adds 0 to
+null pointers, which is left out.)
 
-    CC=clang CFLAGS="-fsanitize=address,undefined,fuzzer-no-link" python setup.py build_ext --inplace
-    LD_PRELOAD=$(python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so python tests/graphql/fuzz.py
+    CC=clang LDSHARED="clang -shared" CFLAGS="-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize=pointer-overflow
+        -fno-sanitize-recover=undefined -fno-wrapv -O1 -g" python setup.py build_ext --inplace
+    LD_PRELOAD=$(python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so PYTHONMALLOC=malloc
+        ASAN_OPTIONS=detect_leaks=0 python tests/graphql/fuzz.py -max_total_time=420 -seed=20261125
 
 The first bytes of an input choose dialect, list size and variables; the rest is the document.
 """
