@@ -3,7 +3,7 @@ what merging makes of hostile fragments is cut off at `work` selections visited.
 """
 
 cdef enum:
-    MAX_WALK = 1000         # selections within each other through fragments: bounds the compiler's own stack
+    MAX_WALK = 500          # selections within each other through fragments: the compiler then needs 256 KB of stack
     MAX_CONDITIONS = 64     # variables that @skip and @include may hang on in one operation
 
 # Selections that are to be collected, under the conditions of what they stand in.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import graphql
 import pytest
 
@@ -166,6 +168,32 @@ def test_merging_that_explodes_is_cut_off():
     error = refused(" ".join(parts), ceilings=Ceilings(max_depth=100, max_fragments=1_000))
     assert error.reason == "graphql_fragments"
     assert "selections" in error.detail
+
+
+def test_a_small_stack_is_enough():
+    """The compiler's recursion has a bound of its own, whatever ceilings were raised."""
+    wide = Ceilings(max_depth=250, max_fragments=1_000, max_tokens=10_000)
+    chain = "{ ...F0 }" + "".join(f" fragment F{i} on Query {{ ... {{ ...F{i + 1} }} }}" for i in range(480))
+    nested = ["{" + "... {" * 490 + "x" + "}" * 491, "{" + "a {" * 249 + "x" + "}" * 250]
+    done: list[str] = []
+
+    def work() -> None:
+        for dialect in ("ibm", "router"):
+            for query in [*nested, chain + " fragment F480 on Query { x }"]:
+                try:
+                    Pricer(schema, dialect=dialect, ceilings=wide).price(query)
+                    done.append("priced")
+                except GraphQLError as error:
+                    done.append(error.reason)
+
+    before = threading.stack_size(512 * 1024)
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert done == ["priced"] * 5 + ["graphql_depth"]
 
 
 NOT_GRAPHQL = [
