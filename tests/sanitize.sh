@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the compiled modules with the address and undefined-behaviour sanitizers in a copy of the tree, and runs the
-# tests of the core under them. A finding ends the run.
+# tests of the core and of GraphQL prices under them, and GraphQL's fuzz target for a while. A finding ends the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="$PWD/.venv/bin/python"
@@ -15,4 +15,5 @@ export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=lib
 export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PYTHONMALLOC=malloc
 export PYTHONPATH="$copy"
 "$python" -c 'import shield.core.engine as e; assert e.__file__.startswith("'"$copy"'"), e.__file__'
-"$python" -m pytest -q -p no:cacheprovider tests/core tests/laws -k "not valkey and not redis and not attacker"
+"$python" -m pytest -q -p no:cacheprovider tests/core tests/graphql tests/laws -k "not valkey and not redis and not attacker"
+"$python" tests/graphql/fuzz.py --without-atheris "${FUZZ_RUNS:-20000}" "${FUZZ_SEED:-1}"

@@ -12,6 +12,7 @@ try:
         SharedTable,
         Table,
     )
+    from shield.core.graphql import Price
     from shield.core.limiter import SlidingWindow, TokenBucket
     from shield.core.path import plain_end
 except ImportError as _error:  # pragma: no cover - only on a broken installation
@@ -36,6 +37,7 @@ __all__ = [
     "LimitStatus",
     "LocalDecider",
     "MappedFile",
+    "Price",
     "Registry",
     "SharedTable",
     "SlidingWindow",
