@@ -10,6 +10,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,11 +41,14 @@ def load(path: str | PathLike[str]) -> Policy:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         _refuse(f"cannot be read: {reason}", source)
-    return parse(data, format, source)
+    return parse(data, format, source, str(Path(source).absolute().parent))
 
 
-def parse(text: str | bytes, format: str = "toml", source: str | None = None) -> Policy:
-    """The policy in this "toml", "yaml" or "json". Raises PolicyError; ValueError for another `format`."""
+def parse(text: str | bytes, format: str = "toml", source: str | None = None, directory: str | None = None) -> Policy:
+    """The policy in this "toml", "yaml" or "json". Raises PolicyError; ValueError for another `format`.
+
+    Files that it names start in `directory`, by default where the process runs.
+    """
     reader = _READERS.get(format)
     if reader is None:
         raise ValueError(f"format: found {format!r}; allowed: {', '.join(_READERS)}")
@@ -58,7 +62,23 @@ def parse(text: str | bytes, format: str = "toml", source: str | None = None) ->
     if tree == {}:
         # A file that was cut off or is being written must not switch every limit off; `version = 1` alone may.
         _refuse("found nothing; allowed: a policy, at least `version = 1`", source)
-    return build(tree, source)
+    return build(tree, source, partial(_named_file, directory))
+
+
+def _named_file(directory: str | None, name: str, max_bytes: int) -> str:
+    """The text of a file that a policy names. ValueError says why there is none."""
+    try:
+        with open(Path(directory or ".") / name, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ValueError(f"it cannot be read: {reason}") from None
+    if len(data) > max_bytes:
+        raise ValueError(f"it has more than {max_bytes:,} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 at byte {error.start}") from None
 
 
 def _bounded(text: str | bytes, source: str | None) -> str:

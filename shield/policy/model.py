@@ -11,10 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from shield.graphql.ceilings import Ceilings
+
+if TYPE_CHECKING:
+    from shield.graphql.schema import Schema
 
 TOKEN_BUCKET = "token-bucket"
 SLIDING_WINDOW = "sliding-window"
@@ -23,6 +28,9 @@ CONCURRENCY = "concurrency"
 ALGORITHMS = (TOKEN_BUCKET, SLIDING_WINDOW, FIXED_WINDOW, CONCURRENCY)
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+LATE = {"late": True}
+"""Marks a field that came after policies had fingerprints: it counts only where it is not its default."""
 
 
 def _frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
@@ -58,7 +66,7 @@ class Limit:
     when_full: str = "share"  # "share", "deny" or "allow"; concurrency always denies
     count_denied: bool = False
     mode: str = "enforce"  # "enforce" or "shadow"
-    cost: int | str = 1  # units, or "request" or "bytes"
+    cost: int | str = 1  # units, or "request", "bytes", "graphql" or "graphql:type"
 
     @property
     def identity(self) -> str:
@@ -91,6 +99,23 @@ class SizeGuard:
 
 
 @dataclass(frozen=True, slots=True)
+class GraphQLGuard:
+    """What a GraphQL operation may cost, and how that is reckoned."""
+
+    dialect: str = "shape"  # "ibm", "router" or "shape"
+    default_list_size: int | None = 10  # None: unbounded
+    unknown: str = "refuse"  # or "shape": what becomes of a document that does not fit the schema
+    ceilings: Ceilings = field(default_factory=Ceilings)
+    reads_http: bool = False  # operations are also read from the body and query string of matching requests
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    schema_digest: str | None = None  # SHA-256 of the SDL
+    persisted_digest: str | None = None
+    schema: Schema | None = field(default=None, compare=False, repr=False)
+    persisted: Mapping[str, str] = field(default_factory=_frozen, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """One policy, whole and valid. `load` and `parse` raise PolicyError with every issue there is."""
 
@@ -101,6 +126,7 @@ class Policy:
     identity: Identity = field(default_factory=Identity)
     limits: tuple[Limit, ...] = ()
     size: SizeGuard | None = None
+    graphql: GraphQLGuard | None = field(default=None, metadata=LATE)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
@@ -110,11 +136,15 @@ class Policy:
         return loader.load(path)
 
     @classmethod
-    def parse(cls, text: str | bytes, format: str = "toml", source: str | None = None) -> Policy:
-        """Reads text as "toml", "yaml" or "json". `source` is named in errors. Raises PolicyError."""
+    def parse(
+        cls, text: str | bytes, format: str = "toml", source: str | None = None, directory: str | None = None
+    ) -> Policy:
+        """Reads text as "toml", "yaml" or "json". `source` is named in errors; names of files in it start in
+        `directory`, by default where the process runs. Raises PolicyError.
+        """
         from shield.policy import loader
 
-        return loader.parse(text, format, source)
+        return loader.parse(text, format, source, directory)
 
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but probably not meant, one sentence each."""
@@ -135,6 +165,10 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, (Policy, Identity, Limit, Numbers, SizeGuard)):
-        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if is_dataclass(value):
+        return {
+            one.name: _plain(getattr(value, one.name))
+            for one in fields(value)
+            if one.compare and not ("late" in one.metadata and getattr(value, one.name) == one.default)
+        }
     return value

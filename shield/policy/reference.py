@@ -28,8 +28,7 @@ keys that are there twice, YAML aliases and merge keys.
 
 _TAIL = """## Not in this version
 
-{later} and `cost = "graphql"` are refused with an error that says so: a policy that relies on them must not
-look as if it were enforced.
+{later} are refused with an error that says so: a policy that relies on them must not look as if it were enforced.
 """
 
 
@@ -44,9 +43,10 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "Top level", schema.POLICY
     yield "`[identity]`", schema.IDENTITY
     yield "`[[limit]]`", schema.LIMIT
-    yield "`match` of a limit", schema.MATCH
+    yield "`match` of a limit or guard", schema.MATCH
     yield "`plans` of a limit", schema.PLAN
     yield "`[guard.size]`", schema.SIZE
+    yield "`[guard.graphql]`", schema.GRAPHQL
 
 
 def _section(heading: str, table: Table) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from shield.policy import scalars
 from shield.policy.calendar import ALIGNMENTS
+from shield.policy.graphql_schema import graphql_table
 from shield.policy.kinds import Key, ListOf, MapOf, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
 from shield.policy.report import suggestion
@@ -42,7 +43,7 @@ _NO_KEY_FIELDS = {
 # rest of the request object from headers that already have a meaning.
 HEADER_FIELDS = ("tenant", "user", "ip", "host", "bytes", "plan", "cost", "api_key", "session", "request_id")
 _ATTRIBUTE = re.compile(r"attributes\.[A-Za-z0-9_-]{1,64}")
-_NOT_YET = "this version of Shield does not have it yet"
+COSTS = ("request", "bytes", "graphql", "graphql:type")  # what a limit may be charged beside a fixed number
 
 
 def _key_field(fields: tuple[str, ...], what: str) -> Scalar:
@@ -71,15 +72,14 @@ def _header_name() -> Scalar:
 
 def _cost() -> Scalar:
     def parse(value: Any) -> int | str:
-        if value in ("request", "bytes"):
+        if value in COSTS:
             return str(value)
-        if value == "graphql" or (isinstance(value, str) and value.startswith("graphql:")):
-            raise Wrong(_NOT_YET)
         if type(value) is not int or not 0 <= value <= MAX_COST:
             raise Wrong
         return value
 
-    return Scalar("whole number or text", f'a whole number from 0 to {MAX_COST:,}, "request" or "bytes"', parse)
+    words = ", ".join(f'"{word}"' for word in COSTS)
+    return Scalar("whole number or text", f"a whole number from 0 to {MAX_COST:,}, or one of {words}", parse)
 
 
 def _media_type() -> Scalar:
@@ -98,7 +98,7 @@ _BUCKETS = (TOKEN_BUCKET, SLIDING_WINDOW, FIXED_WINDOW)
 
 MATCH = Table(
     "limit.match",
-    "Which requests a limit is for. A request without a method or path does not meet a condition on it.",
+    "Which requests a limit or guard is for. A request without a method or path does not meet a condition on it.",
     (
         Key(
             "method",
@@ -236,8 +236,10 @@ LIMIT = Table(
         Key(
             "cost",
             _cost(),
-            'Units a request takes. "request": what the caller says; "bytes": the size of the body (not for '
-            "concurrency). 0 is always allowed and changes nothing.",
+            'Units a request takes. "request": what the caller says; "bytes": the size of the body; "graphql" and '
+            '"graphql:type": the cost and the type cost of its operations, 0 where it has none (the last three not for '
+            "concurrency). A batch of GraphQL operations takes a whole number once for each. 0 is always allowed and "
+            "changes nothing.",
             default=1,
         ),
         Key(
@@ -302,11 +304,16 @@ SIZE = Table(
     ),
 )
 
+GRAPHQL = graphql_table(MATCH)
+
 GUARD = Table(
     "guard",
     "Checks that are no quota.",
-    (Key("size", SIZE, "Body size and content type.", default_doc="no check"),),
-    later=("graphql", "replay", "idempotency"),
+    (
+        Key("size", SIZE, "Body size and content type.", default_doc="no check"),
+        Key("graphql", GRAPHQL, "Cost and structure of GraphQL operations.", default_doc="no check"),
+    ),
+    later=("replay", "idempotency"),
 )
 
 POLICY = Table(
@@ -328,7 +335,7 @@ POLICY = Table(
         Key("settle_within", scalars.duration("1s", "24h"), "How long a receipt can be settled.", default="5m"),
         Key("identity", IDENTITY, "See [identity].", default_doc="its defaults"),
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
-        Key("guard", GUARD, "See [guard.size].", default_doc="no guards"),
+        Key("guard", GUARD, "See [guard.size] and [guard.graphql].", default_doc="no guards"),
     ),
     later=("detector",),
 )

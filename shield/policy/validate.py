@@ -13,6 +13,7 @@ from typing import Any
 from shield.errors import PolicyError
 from shield.policy import schema
 from shield.policy.calendar import DAY, MONTH
+from shield.policy.graphql_rules import Read, graphql_of
 from shield.policy.kinds import Key
 from shield.policy.model import (
     CONCURRENCY,
@@ -40,11 +41,18 @@ _PERIODS = {
 _UNITS_ALLOWED = f"a count from 1 to {schema.MAX_UNITS:,}"
 
 
-def build(tree: object, source: str | None = None) -> Policy:
-    """The policy that this tree of dicts, lists and scalars says. Raises PolicyError with every issue."""
+def _reads_nothing(name: str, max_bytes: int) -> str:
+    raise ValueError("this policy is no file, and names none")
+
+
+def build(tree: object, source: str | None = None, read: Read = _reads_nothing) -> Policy:
+    """The policy that this tree of dicts, lists and scalars says. Raises PolicyError with every issue.
+
+    `read` gives the text of the files that it names.
+    """
     report = Report()
     _bound_depth(tree, report)
-    policy = None if report.issues else _policy(tree, report)
+    policy = None if report.issues else _policy(tree, report, read)
     if report.issues or policy is None:
         raise PolicyError(report.issues, source)
     return policy
@@ -65,7 +73,7 @@ def _bound_depth(tree: object, report: Report) -> None:
     report.add("", f"found tables or lists nested deeper than {MAX_DEPTH}; allowed: at most {MAX_DEPTH}")
 
 
-def _policy(tree: object, report: Report) -> Policy | None:
+def _policy(tree: object, report: Report, read: Read) -> Policy | None:
     if isinstance(tree, dict):
         tree = _flat_headers(tree)
     values = schema.POLICY.read(tree, "", report)
@@ -73,7 +81,9 @@ def _policy(tree: object, report: Report) -> Policy | None:
         return None
     limits = _limits(values["limit"], report)
     identity = _identity(values["identity"], report)
-    size = _size(values["guard"])
+    guard = values["guard"]
+    size = _size(guard)
+    graphql = graphql_of(guard if guard in (None, REFUSED) else guard["graphql"], limits, report, read)
     if report.issues:
         return None
     return Policy(
@@ -84,6 +94,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
         identity=identity,
         limits=limits,
         size=size,
+        graphql=graphql,
     )
 
 
@@ -275,7 +286,7 @@ def _conduct(values: Mapping[str, Any], algorithm: str, path: str, report: Repor
     """What a concurrency limit cannot do."""
     if algorithm != CONCURRENCY:
         return
-    if values["cost"] == "bytes":
-        report.wrong(f"{path}.cost", "bytes", 'a whole number or "request" for a concurrency limit')
+    if values["cost"] not in (REFUSED, "request") and isinstance(values["cost"], str):
+        report.wrong(f"{path}.cost", values["cost"], 'a whole number or "request" for a concurrency limit')
     if values["when_full"] in ("share", "allow"):
         report.wrong(f"{path}.when_full", values["when_full"], '"deny": a concurrency limit always denies when full')

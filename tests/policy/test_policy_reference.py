@@ -25,12 +25,13 @@ def test_module_prints_it() -> None:
 
 
 def _tables(table: Table) -> list[Table]:
+    """The table and those in it, each once: a limit and a guard have one `match`."""
     found = [table]
     for key in table.keys:
         kind = key.kind
         inner = kind.table if isinstance(kind, TableList) else kind.value if isinstance(kind, MapOf) else kind
         if isinstance(inner, Table):
-            found += _tables(inner)
+            found += [one for one in _tables(inner) if one not in found]
     return found
 
 
