@@ -166,9 +166,8 @@ def _from_body(body: bytes, essence: str, stated: GraphQL | None) -> GraphQL | l
     if essence == "application/json" or essence.endswith(_JSON_SUFFIX):
         return _from_json(body)
     shown = essence[:64] or "none"
-    raise Unreadable(
-        f"content_type: found {shown}; allowed for GraphQL: application/json, application/graphql or a form"
-    )
+    allowed = "application/json, application/graphql or a form"
+    raise Unreadable(f"content_type: found {shown}; allowed for GraphQL: {allowed}")
 
 
 def _refuse_two() -> NoReturn:

@@ -100,10 +100,7 @@ def _schema(name: Any, report: Report, read: Read) -> tuple[Schema | None, str |
         try:
             from shield.graphql.schema import Schema
         except ImportError:
-            report.add(
-                at,
-                "graphql-core is not installed; install it with: pip install 'shield-limiter[graphql]', or leave it out",
-            )
+            report.add(at, "graphql-core is not installed; install it with: pip install 'shield-limiter[graphql]'")
             return None, None
         try:
             schema = Schema.parse(text)

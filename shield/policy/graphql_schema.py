@@ -28,7 +28,8 @@ _DOCS: Final = {
     "max_value_depth": "Lists and input objects within each other, in literals and in variables.",
     "max_fragments": "Fragment definitions.",
     "max_operations": "Operation definitions. Only the named one runs and is priced.",
-    "max_introspection_depth": "fields, interfaces, possibleTypes and inputFields within each other below __schema or __type.",
+    "max_introspection_depth": "fields, interfaces, possibleTypes and inputFields within each other below __schema or "
+    "__type.",
     "introspection": "Whether __schema and __type may be asked for at all.",
     "max_work": "Selections that are visited while fragments are merged.",
     "max_batch": "Operations in one request's array. Each counts as a request of its own for limits with a fixed cost.",
@@ -77,8 +78,8 @@ def graphql_table(match: Table) -> Table:
             Key(
                 "match",
                 match,
-                "Requests whose body and query string are read for operations: JSON, application/graphql and forms. One "
-                "that has none there is refused, but for a GET without a query.",
+                "Requests whose body and query string are read for operations: JSON, application/graphql and forms. "
+                "One that has none there is refused, but for a GET without a query.",
                 default_doc="none: only the graphql field is",
             ),
             Key(

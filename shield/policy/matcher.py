@@ -12,8 +12,8 @@ kept: the same walk then steps through the sets themselves, exactly and only slo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-from shield.policy.model import Limit
 from shield.policy.path import normalise, parse_template
 
 # What the automaton may hold, estimated from CPython's sizes of sets, dicts and tuples. A thousand limits on
@@ -25,6 +25,16 @@ _EDGE_BYTES = 128
 _ANSWER_BYTES = 128
 
 _OTHER = 0  # a method that no limit names, or none
+
+
+class Conditional(Protocol):
+    """What says which requests it is for: a limit, a guard."""
+
+    @property
+    def methods(self) -> tuple[str, ...]: ...
+
+    @property
+    def paths(self) -> tuple[str, ...]: ...
 
 
 class _Node:
@@ -57,7 +67,7 @@ class Matcher:
     `unconditional` is True when every limit is for every request: then `match` is always the same tuple.
     """
 
-    def __init__(self, limits: Sequence[Limit], max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, limits: Sequence[Conditional], max_bytes: int = MAX_BYTES) -> None:
         """`max_bytes` is for tests: with 0 nothing is kept and every match walks the sets."""
         self._limits = tuple(limits)
         self._every = tuple(range(len(self._limits)))

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from shield.graphql.ceilings import Ceilings
+from shield.graphql.pricer import Dialect
 
 if TYPE_CHECKING:
     from shield.graphql.schema import Schema
@@ -102,9 +103,9 @@ class SizeGuard:
 class GraphQLGuard:
     """What a GraphQL operation may cost, and how that is reckoned."""
 
-    dialect: str = "shape"  # "ibm", "router" or "shape"
+    dialect: Dialect = "shape"
     default_list_size: int | None = 10  # None: unbounded
-    unknown: str = "refuse"  # or "shape": what becomes of a document that does not fit the schema
+    unknown: Literal["refuse", "shape"] = "refuse"  # what becomes of a document that does not fit the schema
     ceilings: Ceilings = field(default_factory=Ceilings)
     reads_http: bool = False  # operations are also read from the body and query string of matching requests
     methods: tuple[str, ...] = ()
