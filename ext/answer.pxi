@@ -1,6 +1,6 @@
 cdef enum:
     # Room for an answer: its fixed words, and for each charge the words around what Wording holds. Counted, then rounded up.
-    ANSWER_BYTES = 512
+    ANSWER_BYTES = 640
     CHARGE_BYTES = 256
     # Answers of up to this size are written on the stack: a dozen limits.
     STACK_BYTES = 8192
@@ -103,6 +103,12 @@ cdef char *put_answer(char *at, Decision d, Charges c) noexcept:
     if not d.allowed and ends:
         at = put_whole(put(at, b'"Retry-After":"'), <uint64_t>ceil_div(wait_us, <u128>1_000_000))
         at = put(at, b'",')
+    if c.shows_cost:
+        at = put_whole(put(at, b'"X-Cost-Estimated":"'), <uint64_t>c.graphql_cost)
+        at = put(at, b'",')
+        if c.policy.max_cost >= 0:
+            at = put_whole(put(at, b'"X-Cost-Max":"'), <uint64_t>c.policy.max_cost)
+            at = put(at, b'",')
     if at != members:
         at -= 1  # the last comma
     return put(at, b"}")
@@ -195,7 +201,7 @@ cdef char *put_states(char *at, Charges c, bint json) noexcept:
 
 
 cdef dict header_fields(Decision d):
-    """RateLimit-Policy, RateLimit and Retry-After (RFC 9110, 10.2.3), where they apply."""
+    """RateLimit-Policy, RateLimit and Retry-After (RFC 9110, 10.2.3), X-Cost-Estimated and X-Cost-Max, where they apply."""
     cdef Charges c = d.charges
     cdef char stack[STACK_BYTES]
     cdef char *start = stack
@@ -218,6 +224,10 @@ cdef dict header_fields(Decision d):
         if not d.allowed and d.wait(&wait_us):
             end = put_whole(start, <uint64_t>ceil_div(wait_us, <u128>1_000_000))
             fields["Retry-After"] = PyUnicode_DecodeUTF8(start, end - start, NULL)
+        if c.shows_cost:
+            fields["X-Cost-Estimated"] = str(c.graphql_cost)
+            if c.policy.max_cost >= 0:
+                fields["X-Cost-Max"] = str(c.policy.max_cost)
     finally:
         if start != stack:
             PyMem_Free(start)

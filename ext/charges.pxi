@@ -61,6 +61,11 @@ cdef class Charges:
     cdef int address_bytes
     cdef int64_t request_cost
     cdef int64_t request_bytes
+    cdef int64_t graphql_cost         # of all its operations; 0 where it has none
+    cdef int64_t graphql_type_cost
+    cdef int64_t operations           # of GraphQL in a batch; 1 elsewhere
+    cdef bint is_priced               # the three above are those of GraphQL operations
+    cdef bint shows_cost              # header fields tell the cost: it is known
     cdef readonly int64_t now_us
     cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason
@@ -76,6 +81,7 @@ cdef class Charges:
     def __cinit__(self):
         self.items = take_block()
         self.room = BLOCK_CHARGES
+        self.operations = 1
 
     def __dealloc__(self):
         if self.items != NULL and self.room == BLOCK_CHARGES:
@@ -123,6 +129,14 @@ cdef class Charges:
     @property
     def refused(self):
         return self.reason is not None
+
+    cdef int64_t stated_cost(self, int kind) noexcept:
+        """What a limit with a cost of this kind is charged."""
+        if kind == COST_REQUEST:
+            return self.request_cost
+        if kind == COST_BYTES:
+            return self.request_bytes
+        return self.graphql_cost if kind == COST_GRAPHQL else self.graphql_type_cost
 
     cdef list ids(self):
         """The ids under which places would be held, 16 hex digits each. Made at once, before a step reads anything: asking
@@ -286,7 +300,7 @@ cdef class Charges:
             if c.cost_kind != COST_FIXED and charge.verdict == FITS and not charge.unknown and c.algorithm != CONCURRENCY:
                 plans = self.policy.plans[charge.limit]
                 plan = self.plan if plans is not None and self.plan in plans else None
-                out.append((i, plan, "cost" if c.cost_kind == COST_REQUEST else "bytes", charge.cost,
+                out.append((i, plan, SETTLED_BY[c.cost_kind], charge.cost,
                             None if c.algorithm == TOKEN_BUCKET else charge.state.at_us + self.shift_us))
         return out
 

@@ -21,6 +21,14 @@ cdef enum CostKind:
     COST_FIXED = 0
     COST_REQUEST = 1
     COST_BYTES = 2
+    COST_GRAPHQL = 3
+    COST_GRAPHQL_TYPE = 4
+
+# By CostKind: what a limit says, and which actual figure settles its charge later.
+cdef tuple COST_KINDS = (None, "request", "bytes", "graphql", "graphql:type")
+cdef tuple SETTLED_BY = (None, "cost", "bytes", "cost", "type_cost")
+
+cdef int64_t MAX_COST = (<int64_t>1 << MAX_COST_BITS) - 1
 
 cdef enum:
     MAX_KEY_FIELDS = 8
@@ -71,7 +79,8 @@ cdef class CompiledPolicy:
 
     `limits`: shield.policy.Limit objects. `select(method, path)`: the indexes of the limits that match
     (ValueError for a value that is malformed), or None when all match always. `guard(request_bytes, content_type)`: None,
-    or (reason, detail). `normalise(path)`: the path that is counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
+    or (reason, detail). `price(request)`: None where there is no GraphQL to price, or (reason or None, detail, operations,
+    cost, type cost); `max_cost`: its ceiling, for header fields. `normalise(path)`: the path that is counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
     """
 
     cdef Registry registry
@@ -90,6 +99,8 @@ cdef class CompiledPolicy:
     cdef tuple everything
     cdef object select
     cdef object guard
+    cdef object price
+    cdef int64_t max_cost         # of GraphQL operations; -1: no ceiling
     cdef object normalise
     cdef int ipv6_prefix
     cdef bint any_calendar
@@ -98,8 +109,8 @@ cdef class CompiledPolicy:
     cdef object request_type     # the class whose slots were looked up last
     cdef Py_ssize_t offsets[MAX_FACTS]
 
-    def __cinit__(self, Registry registry not None, limits, *, select=None, guard=None, normalise=None, windows=None,
-                  int ipv6_prefix=64):
+    def __cinit__(self, Registry registry not None, limits, *, select=None, guard=None, price=None, max_cost=None, normalise=None,
+                  windows=None, int ipv6_prefix=64):
         cdef int i
         cdef CompiledLimit *c
         cdef dict groups = {}
@@ -109,6 +120,7 @@ cdef class CompiledPolicy:
         self.names = tuple(limit.name for limit in self.limits)
         self.index = {limit.name: i for i, limit in enumerate(self.limits)}
         self.select, self.guard, self.normalise = select, guard, normalise
+        self.price, self.max_cost = price, -1 if max_cost is None else max_cost
         self.windows = list(windows) if windows is not None else [None] * self.n_limits
         self.ipv6_prefix = ipv6_prefix
         self.everything = tuple(range(self.n_limits))
@@ -142,10 +154,8 @@ cdef class CompiledPolicy:
         c.when_full = WHEN_FULL[limit.when_full]
         c.when_store_fails = WHEN_STORE_FAILS[limit.when_store_fails]
         c.ttl_us = limit.ttl_us or 0
-        if limit.cost == "request":
-            c.cost_kind = COST_REQUEST
-        elif limit.cost == "bytes":
-            c.cost_kind = COST_BYTES
+        if isinstance(limit.cost, str):
+            c.cost_kind = COST_KINDS.index(limit.cost)
         else:
             c.cost = limit.cost
         c.identity = self.registry.identity_index(limit.identity)
@@ -251,6 +261,8 @@ cdef class CompiledPolicy:
             except ValueError as error:
                 charges.refuse("invalid", str(error))
                 matched = self.select(None, None)  # limits without conditions are met all the same
+        if self.price is not None and charges.reason is None:
+            self.read_price(charges, request)
         self.collect(charges, request, matched, ahead)
         return charges
 
@@ -295,12 +307,34 @@ cdef class CompiledPolicy:
                     charge.numbers = found
             charge.cost = c.cost
             if c.cost_kind != COST_FIXED:
-                charge.cost = charges.request_cost if c.cost_kind == COST_REQUEST else charges.request_bytes
+                charge.cost = charges.stated_cost(c.cost_kind)
                 charges.settleable = True
+            elif charges.operations != 1 and c.algorithm != CONCURRENCY:
+                # A batch of ten logins is ten logins; but it is one request in flight.
+                charge.cost = min(c.cost, MAX_COST // charges.operations) * charges.operations
             if c.algorithm == CONCURRENCY:
                 charges.has_leases = True
         if charges.reason is not None:
             charges.keep_penalties()
+        return 0
+
+    cdef int read_price(self, Charges charges, object request) except -1:
+        """What the request's GraphQL operations cost; what crosses a ceiling or cannot be priced is refused."""
+        try:
+            priced = self.price(request)
+        except (TypeError, ValueError) as error:
+            charges.refuse("invalid", str(error))
+            return 0
+        if priced is None:
+            return 0
+        reason, detail, operations, cost, type_cost = priced
+        charges.is_priced = True
+        charges.shows_cost = reason is None or reason == "graphql_cost"
+        charges.operations = operations
+        charges.graphql_cost = cost
+        charges.graphql_type_cost = type_cost
+        if reason is not None:
+            charges.refuse(reason, detail)
         return 0
 
     cdef int64_t request_int(self, Charges charges, object value, str name, int64_t absent) except -1:

@@ -1,6 +1,9 @@
 cdef dict STATUS_OF = {
     "ok": 200, "limit": 429, "concurrency": 429, "blocked": 403, "challenge": 403, "invalid": 400, "missing": 400,
     "identity": 401, "unregistered": 404, "too_large": 413, "content_type": 415, "store_full": 503, "store_unavailable": 503,
+    "graphql_invalid": 400, "graphql_cost": 422, "graphql_type_cost": 422, "graphql_depth": 422, "graphql_aliases": 422,
+    "graphql_tokens": 422, "graphql_fields": 422, "graphql_directives": 422, "graphql_fragments": 422, "graphql_batch": 422,
+    "graphql_introspection": 422, "graphql_unknown_hash": 422,
 }
 
 
@@ -89,6 +92,12 @@ cdef class Decision:
         return self.charges.request_cost
 
     @property
+    def graphql(self):
+        """(operations, cost, type cost) of the request's GraphQL operations; None where it has none. 2**53 - 1 is unbounded."""
+        cdef Charges c = self.charges
+        return (c.operations, c.graphql_cost, c.graphql_type_cost) if c.is_priced else None
+
+    @property
     def request_id(self):
         return self.charges.request_id
 
@@ -162,7 +171,8 @@ cdef class Decision:
 
     @property
     def headers(self):
-        """RateLimit-Policy, RateLimit (draft-ietf-httpapi-ratelimit-headers) and Retry-After (RFC 9110), where they apply."""
+        """RateLimit-Policy, RateLimit (draft-ietf-httpapi-ratelimit-headers) and Retry-After (RFC 9110), and for GraphQL
+        X-Cost-Estimated and X-Cost-Max, where they apply."""
         return header_fields(self)
 
     def as_dict(self):

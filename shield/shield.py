@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shield.clock import Clock
 from shield.core import Charges, CompiledPolicy, Decision, LocalDecider, Registry
 from shield.errors import PolicyError, PolicyIssue, ReceiptError, RequestError, ShieldError, StoreError
+from shield.guard.graphql import PriceGuard
 from shield.guard.size import check_size
 from shield.policy import Policy
 from shield.policy.calendar import window_of
@@ -181,18 +182,21 @@ class Shield(LocalDecider):
             held.append(handles.seal_lease(HeldLease(charges.limit(i).name, address, lease_id)))
         return held
 
-    async def report(self, receipt: str, *, cost: int | None = None, bytes: int | None = None) -> bool:
+    async def report(
+        self, receipt: str, *, cost: int | None = None, bytes: int | None = None, type_cost: int | None = None
+    ) -> bool:
         """Settles what a request really took: the difference is refunded or charged, once, on any node.
 
-        `cost` settles limits with `cost = "request"`, `bytes` those with `cost = "bytes"`; a figure that is not given
-        leaves its charges as they are. False when there was nothing to settle or it was settled before.
+        `cost` settles limits with `cost = "request"` and "graphql", `bytes` those with "bytes", `type_cost` those with
+        "graphql:type"; a figure that is not given leaves its charges as they are. False when there was nothing to settle or it was settled before.
 
         ReceiptError for a receipt that is not of this service, altered or expired; RequestError for a figure that is
         none; StoreError when the store is away.
         """
         from shield.store import Settlement, SettlementEntry
 
-        actual = {"cost": _figure("cost", cost), "bytes": _figure("bytes", bytes)}
+        stated = {"cost": cost, "bytes": bytes, "type_cost": type_cost}
+        actual = {name: _figure(name, value) for name, value in stated.items()}
         opened = await self._open_receipt(receipt)
         entries = [
             SettlementEntry(
@@ -271,11 +275,14 @@ def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:
     guard = None
     if policy.size is not None:
         guard = partial(check_size, policy.size)
+    prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
     return CompiledPolicy(
         registry,
         policy.limits,
         select=None if matcher.unconditional else matcher.match,
         guard=guard,
+        price=prices.check if prices is not None else None,
+        max_cost=prices.max_cost if prices is not None else None,
         normalise=normalise,
         windows=[
             None if limit.align is None else partial(window_of, align=limit.align, timezone=limit.timezone or "UTC")

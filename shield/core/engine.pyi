@@ -24,6 +24,8 @@ class CompiledPolicy:
         *,
         select: Callable[[str | None, str | None], tuple[int, ...]] | None = None,
         guard: Callable[[int, str | None], tuple[str, str] | None] | None = None,
+        price: Callable[[Any], tuple[str | None, str | None, int, int, int] | None] | None = None,
+        max_cost: int | None = None,
         normalise: Callable[[str], str] | None = None,
         windows: Sequence[Callable[[int], tuple[int, int]] | None] | None = None,
         ipv6_prefix: int = 64,
@@ -198,6 +200,8 @@ class Decision:
     def degraded(self) -> bool: ...
     @property
     def cost(self) -> int: ...
+    @property
+    def graphql(self) -> tuple[int, int, int] | None: ...
     @property
     def request_id(self) -> str | None: ...
     @property
