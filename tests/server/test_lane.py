@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+import uvloop
 
 from shield.server import bounds, connection, guarded
 from shield.server.auth import CallerTokens
@@ -535,3 +536,23 @@ async def test_too_many_that_wait_for_the_store_are_shed(monkeypatch: pytest.Mon
             assert answer.status == 200
         async with server.admin.get("/metrics") as answer:
             assert 'shield_shed_requests_total{why="waiting"} 1.0' in await answer.text()
+
+
+# ---- uvloop ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_a_hundred_thousand_pipelined_requests_starve_nobody,
+        test_to_aiohttp_and_back,
+        test_a_client_that_ends_its_side_still_gets_its_answers,
+        test_a_client_that_never_reads_makes_nothing_grow,
+        test_draining_answers_what_is_here_and_closes,
+        test_a_request_that_has_begun_is_in_flight_until_it_is_answered_or_lost,
+        test_the_lanes_answer_alike_over_sockets,
+    ],
+)
+def test_the_same_on_uvloop(test: Callable[[], Any]) -> None:
+    """Its transports pause, write and close in ways of their own, and `shield serve` runs on it."""
+    uvloop.run(test())
