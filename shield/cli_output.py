@@ -154,6 +154,9 @@ def decision_text(decision: Decision, seen: Sequence[Explanation]) -> str:
     lines = [_verdict(decision)]
     if decision.detail:
         lines.append(decision.detail)
+    if decision.graphql is not None and decision.detail is None:
+        operations, cost, type_cost = decision.graphql
+        lines.append(f"GraphQL: {_count(operations, 'operation')}, cost {cost:,}, type cost {type_cost:,}")
     if decision.degraded:
         lines.append("degraded: the store's truth is not known")
     if seen:

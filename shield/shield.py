@@ -82,10 +82,12 @@ class Shield(LocalDecider):
 
     def _adopt(self, policy: Policy) -> None:
         try:
-            self._compiled = compile_policy(policy, self._local.registry)
+            prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
+            self._compiled = compile_policy(policy, self._local.registry, prices)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
         self.policy = policy
+        self._prices = prices
         self._table = self._local.table
         # What `check_nowait`, which is compiled, decides with.
         self.decide_here(self._compiled, self._table if self.store.local else None, traced=self._trace is not None)
@@ -188,7 +190,8 @@ class Shield(LocalDecider):
         """Settles what a request really took: the difference is refunded or charged, once, on any node.
 
         `cost` settles limits with `cost = "request"` and "graphql", `bytes` those with "bytes", `type_cost` those with
-        "graphql:type"; a figure that is not given leaves its charges as they are. False when there was nothing to settle or it was settled before.
+        "graphql:type"; a figure that is not given leaves its charges as they are. False when there was nothing to
+        settle or it was settled before.
 
         ReceiptError for a receipt that is not of this service, altered or expired; RequestError for a figure that is
         none; StoreError when the store is away.
@@ -256,6 +259,13 @@ class Shield(LocalDecider):
         """From the next decision on. Buckets stay: new numbers apply when one is touched, and nothing is minted."""
         self._adopt(policy)
 
+    def wants_body(self, request: Request) -> bool:
+        """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations."""
+        try:
+            return self._prices is not None and request.body is None and self._prices.reads(request)
+        except ValueError:
+            return False  # it is about to be refused
+
     def explain(self, request: Request) -> list[Explanation]:
         """Every limit of the policy: did it match, why, and by which key. Takes nothing."""
         seen: list[tuple[bool, str, str | None]] = self._compiled.explain(request)
@@ -269,13 +279,12 @@ class Shield(LocalDecider):
         return {**self._local.stats(), **self.store.stats()}
 
 
-def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:
+def compile_policy(policy: Policy, registry: Registry, prices: PriceGuard | None = None) -> CompiledPolicy:
     """The policy resolved once, for one store's registry."""
     matcher = Matcher(policy.limits)
     guard = None
     if policy.size is not None:
         guard = partial(check_size, policy.size)
-    prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
     return CompiledPolicy(
         registry,
         policy.limits,

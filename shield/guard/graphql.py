@@ -63,11 +63,15 @@ class PriceGuard:
         )
         self._pricer.persist(guard.persisted)
 
+    def reads(self, request: Request) -> bool:
+        """Whether operations are looked for in the request's body and query string. ValueError for a malformed path."""
+        return self._reads_http and request.graphql is None and bool(self._matcher.match(request.method, request.path))
+
     def check(self, request: Request) -> Priced | None:
         """None where there is nothing to price. ValueError for a method or path that is malformed."""
         stated = request.graphql
         if stated is None:
-            if not self._reads_http or not self._matcher.match(request.method, request.path):
+            if not self.reads(request):
                 return None
             try:
                 stated = operations(request)

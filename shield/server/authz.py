@@ -6,16 +6,20 @@ Whatever they answer, a refusal is never 2xx.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl
 
+from msgspec.structs import force_setattr
+
 from shield.decision import Decision
 from shield.errors import RequestError
 from shield.request import Request
-from shield.server.bounds import MAX_HANDLE_CHARS
+from shield.server.body import body_here, read_body
+from shield.server.bounds import MAX_BODY_BYTES, MAX_HANDLE_CHARS
 from shield.server.exchange import Answer, Ask, AtOnce, Handler
 from shield.server.facts import FAMILIES, HeaderReader
 from shield.server.logs import shown_request_id
@@ -116,6 +120,8 @@ def authz_handler(service: Service, read: AuthzReader) -> Handler:
         asked = read(service, http, query)
         if isinstance(asked, Answer):
             return asked
+        if service.shield.wants_body(asked.request):
+            _add_body(asked.request, await read_body(http, MAX_BODY_BYTES))
         return _said(service, await service.decide(asked.request, "authz"), asked.deny)
 
     return authz
@@ -128,9 +134,17 @@ def authz_at_once(service: Service, read: AuthzReader) -> AtOnce:
         asked = read(service, http, query)
         if isinstance(asked, Answer):
             return asked
+        if service.shield.wants_body(asked.request):
+            _add_body(asked.request, body_here(http, MAX_BODY_BYTES))
         return _said(service, service.decide_nowait(asked.request, "authz"), asked.deny)
 
     return authz
+
+
+def _add_body(request: Request, body: bytes) -> None:
+    """The client's body, where its gateway sends it along with the check. Nobody else has seen this request yet."""
+    if body:
+        force_setattr(request, "body", b64encode(body).decode())
 
 
 def _said(service: Service, decision: Decision, deny: int | None) -> Answer:

@@ -17,7 +17,9 @@ def report_handler(service: Service) -> Handler:
         told = decode_report(await read_body(http, MAX_BODY_BYTES))
         settled = False
         if told.receipt is not None:
-            settled = await service.shield.report(told.receipt, cost=told.cost, bytes=told.bytes)
+            settled = await service.shield.report(
+                told.receipt, cost=told.cost, bytes=told.bytes, type_cost=told.type_cost
+            )
         return Answer(202, JSON_TYPE, encode({"settled": settled}))
 
     return report

@@ -109,4 +109,8 @@ class Service:
 def field_for_log(error: RequestError) -> str | None:
     """The field an error names, if it is one of ours: names of the caller's own choice may be secrets."""
     root = error.field.rpartition("].")[2].partition(".")[0]
-    return root if root in Request.__struct_fields__ or root in ("receipt", "leases", "status", "event") else None
+    return (
+        root
+        if root in Request.__struct_fields__ or root in ("receipt", "leases", "status", "event", "type_cost")
+        else None
+    )

@@ -24,11 +24,13 @@ from shield.server.bounds import MAX_BATCH, MAX_LEASES
 class Report(Request, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What became of a request: a receipt, or the request's facts, and how it went.
 
-    `cost` and `bytes` are what it took in the end; `status` is the HTTP status the client got.
+    `cost`, `bytes` and, of GraphQL, `type_cost` are what it took in the end; `status` is the HTTP status the client
+    got.
     """
 
     receipt: str | None = None
     status: int | None = None
+    type_cost: int | None = None
     event: str | None = None
 
 
