@@ -79,11 +79,14 @@ class Shield(LocalDecider):
             self._handles = Handles(self._local.secret)  # the processes of one shared table accept each other's
         self._adopt(policy)
 
-    def _adopt(self, policy: Policy) -> None:
+    def _compile(self, policy: Policy) -> CompiledPolicy:
         try:
-            self._compiled = compile_policy(policy, self._local.registry)
+            return compile_policy(policy, self._local.registry)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
+
+    def _adopt(self, policy: Policy) -> None:
+        self._compiled = self._compile(policy)
         self.policy = policy
         self._table = self._local.table
         # What `check_nowait`, which is compiled, decides with.
@@ -251,6 +254,14 @@ class Shield(LocalDecider):
     async def replace_policy(self, policy: Policy) -> None:
         """From the next decision on. Buckets stay: new numbers apply when one is touched, and nothing is minted."""
         self._adopt(policy)
+
+    def make_room(self, policy: Policy) -> None:
+        """After this `replace_policy` with the same policy cannot fail. PolicyError when there is no room for it.
+
+        For several processes that change together or not at all. A policy that is not put in force after all is taken
+        back by replacing the running one with itself: until then cells may be forgotten by the other one's numbers.
+        """
+        self._compile(policy)
 
     def explain(self, request: Request) -> list[Explanation]:
         """Every limit of the policy: did it match, why, and by which key. Takes nothing."""
