@@ -87,3 +87,8 @@ TRACE_MAX_BYTES: Final = 1_073_741_824
 
 # How often what may wait is looked after: what a crash may lose of a trace, how late a lost store is logged.
 TICK_S: Final = 1.0
+
+# What callers sent before the listeners closed is on its way through the kernel for so long.
+SETTLE_S: Final = 0.02
+# After the grace: what an answer that is being written gets to reach the kernel.
+CLOSE_S: Final = 0.2

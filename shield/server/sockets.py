@@ -82,6 +82,12 @@ class Bound:
         self.address = address
         self._inode = _inode(address.path) if address.path else None
 
+    def reached_by(self, tls: ssl.SSLContext | None) -> str:
+        """How a caller names it: a URL, or the unix socket."""
+        if self.address.path:
+            return str(self.address)
+        return f"{'https' if tls else 'http'}://{self.address}"
+
     def close(self) -> None:
         """Closes it, and removes the unix socket's file if it still is the one made here."""
         self.socket.close()
