@@ -205,7 +205,7 @@ def _add_policy_and_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
         metavar="URL",
-        default=os.environ.get("SHIELD_STORE", "memory://"),
+        default=os.environ.get("SHIELD_STORE"),
         help="memory://, redis://HOST:PORT/DB, rediss://... or unix://PATH (default: memory://). The "
         "environment's SHIELD_STORE says the same, and keeps a password out of the process list",
     )
@@ -226,6 +226,14 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1:8081",
         help="HOST:PORT or unix:PATH for health, metrics and the policy; none for no such listener "
         "(default: 127.0.0.1:8081)",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        default=1,
+        help="processes that decide, or auto: one for each CPU that this process may use; they share one table, "
+        "unless --store says where the buckets are (default: 1)",
     )
     callers = parser.add_argument_group("callers", "Anything but loopback and unix sockets needs one of the two.")
     callers.add_argument(
@@ -283,6 +291,17 @@ def _address(text: str) -> Address:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _workers(text: str) -> int:
+    from shield.server.bounds import MAX_WORKERS
+    from shield.server.cpus import usable_cpus
+
+    if text == "auto":
+        return min(usable_cpus(), MAX_WORKERS)
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_WORKERS):
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed: 1 to {MAX_WORKERS}, or auto")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -326,6 +345,7 @@ def _serve(options: argparse.Namespace) -> int:
             log_level=options.log_level,
             grace_s=DRAIN_GRACE_S if options.grace is None else options.grace,
             drain_delay_s=options.drain_delay,
+            workers=options.workers,
         )
     )
     return Exit.YES
@@ -375,7 +395,7 @@ async def _decide_one(options: argparse.Namespace, policy: Policy) -> int:
     request = decode_check(body)
     if isinstance(request, list):
         raise Misuse("standard input: found an array; allowed: one request object")
-    shield = Shield(policy, options.store)
+    shield = Shield(policy, options.store or "memory://")
     try:
         try:
             await shield.open()

@@ -7,6 +7,7 @@ about it. Whatever the supervisor asks for an answer to has an `id`, and the ans
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from typing import Any, Final
@@ -15,6 +16,7 @@ import msgspec
 
 from shield.server.bounds import MAX_MESSAGE_BYTES, MAX_UNSENT_BYTES
 from shield.server.counts import Counts
+from shield.server.source import Written
 
 _READ_BYTES: Final = 262_144
 _LENGTH_BYTES: Final = 4
@@ -31,21 +33,13 @@ class Message(msgspec.Struct, tag=True, tag_field="m", omit_defaults=True, forbi
 # ---- the supervisor's --------------------------------------------------------------------------------------
 
 
-class WrittenPolicy(msgspec.Struct):
-    """A policy as it was written: whoever gets it reads it for itself."""
-
-    text: str
-    format: str
-    path: str | None
-
-
 class Start(Message):
     """The first message: all that the worker needs to decide."""
 
     number: int
     version: str
     store: str
-    policy: WrittenPolicy
+    policy: Written
     secret: bytes | None
     tokens: bytes | None
     """The token file, as it was read."""
@@ -73,7 +67,7 @@ class Prepare(Message):
     """Read a policy, make room for it, and say whether it could be put in force. Answer: Prepared."""
 
     id: int
-    policy: WrittenPolicy
+    policy: Written
 
 
 class Commit(Message):
@@ -124,6 +118,8 @@ class Ready(Message):
     """It can decide, and waits for sockets."""
 
     store: str
+    """Its kind and where it is."""
+    store_name: str
     warnings: list[str]
 
 
@@ -182,6 +178,7 @@ class Channel:
         self._sockets: deque[socket.socket] = deque()
         self._arrived = asyncio.Event()
         self._ended = False
+        self._flushed = asyncio.Event()
         self._loop.add_reader(end, self._read)
 
     # ---- sending -------------------------------------------------------------------------------------------
@@ -222,6 +219,7 @@ class Channel:
         except OSError:  # the reader sees the end
             self._forget_unsent()
         self._loop.remove_writer(self._socket)
+        self._flushed.set()
 
     def _forget_unsent(self) -> None:
         for _, beside in self._unsent:
@@ -229,6 +227,13 @@ class Channel:
                 beside.close()
         self._unsent.clear()
         self._unsent_bytes = 0
+
+    async def flush(self, timeout_s: float) -> None:
+        """Waits until the other end's kernel has everything, at most so long."""
+        if self._unsent and not self._ended:
+            self._flushed = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._flushed.wait(), timeout_s)
 
     # ---- receiving -----------------------------------------------------------------------------------------
 
@@ -252,6 +257,7 @@ class Channel:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._forget_unsent()
+            self._flushed.set()
 
     async def receive(self) -> Any:
         """The next message; None when the other end has gone. ControlError for what is no message."""
@@ -271,7 +277,7 @@ class Channel:
         end = _LENGTH_BYTES + length
         if len(self._received) < end:
             return None
-        body = bytes(memoryview(self._received)[_LENGTH_BYTES:end])
+        body = bytes(self._received[_LENGTH_BYTES:end])
         del self._received[:end]
         try:
             return self._decoder.decode(body)

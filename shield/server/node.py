@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
