@@ -145,6 +145,10 @@ class Shield(LocalDecider):
         return decision
 
     def _record(self, charges: Charges, decision: Decision) -> dict[str, Any]:
+        traced = charges.trace()
+        if self._remote is not None:  # the traces of its nodes speak of the same buckets
+            for i, charge in enumerate(traced):
+                charge["key"] = self._remote.address(charges.bucket(i)).hex()
         return {
             "now_us": charges.now_us,
             "request_id": decision.request_id,
@@ -153,7 +157,7 @@ class Shield(LocalDecider):
             "reason": decision.reason,
             "violated": decision.violated,
             "degraded": decision.degraded,
-            "charges": charges.trace(),
+            "charges": traced,
         }
 
     # ---- what comes after -------------------------------------------------------------------------------------------

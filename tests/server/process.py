@@ -37,6 +37,12 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def _command_of(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 class Process:
     """One process; its standard output and error go to files."""
 
@@ -95,8 +101,11 @@ class Process:
         return self._process.pid
 
     def children(self) -> list[int]:
-        """The processes that it has started and that have not ended, workers for example."""
-        return children_of(self.pid)
+        """The processes that it has started and that have not ended: workers, for example.
+
+        Only once they are programs of their own: until then their parent stands still when they do.
+        """
+        return [pid for pid in children_of(self.pid) if _command_of(pid) not in (b"", _command_of(self.pid))]
 
     @property
     def ended(self) -> bool:

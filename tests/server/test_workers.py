@@ -122,6 +122,7 @@ def held(process: Process) -> Iterator[list[int]]:
     """Whatever process is started from now on stands still until the `with` ends; the list grows with them."""
     import threading
 
+    assert process.url
     known, stopped, done = set(process.children()), [], threading.Event()
 
     def hold() -> None:
