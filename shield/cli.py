@@ -50,6 +50,8 @@ examples:
       the starter policy, buckets in memory, decisions on 127.0.0.1:8080, admin on 127.0.0.1:8081
   shield serve --policy policy.toml --store redis://127.0.0.1:6379/0
       one of several nodes that share their buckets
+  shield serve --policy policy.toml --workers auto
+      a process for each CPU, all on one table: limits hold as with one
   shield serve --listen unix:/run/shield/decide.sock --listen 127.0.0.1:9000
       several listeners
   shield serve --listen 0.0.0.0:8080 --auth-token-file tokens.txt
@@ -58,6 +60,7 @@ examples:
       the same by mutual TLS
 
 signals: SIGHUP reads policy, tokens and certificate again; SIGTERM and SIGINT drain, a second one ends now.
+With several workers they go to the first process; workers that die are started again.
 """
 
 _CHECK_EXAMPLES: Final = """\
@@ -206,8 +209,9 @@ def _add_policy_and_store(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="URL",
         default=os.environ.get("SHIELD_STORE"),
-        help="memory://, redis://HOST:PORT/DB, rediss://... or unix://PATH (default: memory://). The "
-        "environment's SHIELD_STORE says the same, and keeps a password out of the process list",
+        help="memory://, shared://NAME, redis://HOST:PORT/DB, rediss://... or unix://PATH (default: memory://, and "
+        "with several workers a shared:// table of this server's own). The environment's SHIELD_STORE says the "
+        "same, and keeps a password out of the process list",
     )
 
 
@@ -259,7 +263,8 @@ def _add_serve_options(parser: argparse.ArgumentParser) -> None:
         "--trace-decisions",
         metavar="FILE",
         type=Path,
-        help="write every decision as a JSON line; the file starts anew",
+        help="write every decision as a JSON line; the file starts anew. With several workers each writes FILE.N: "
+        "sorted by now_us they are one trace",
     )
     more.add_argument(
         "--log-format",

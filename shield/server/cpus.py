@@ -16,7 +16,7 @@ def usable_cpus(root: Path = Path("/")) -> int:
         found = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         found = os.cpu_count() or 1
-    return max(1, min(found, math.ceil(_quota(root))))
+    return max(1, math.ceil(min(found, _quota(root))))
 
 
 def _quota(root: Path) -> float:

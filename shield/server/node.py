@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from shield.errors import StoreError
+from shield.errors import ShieldError, StoreError
 from shield.policy import Policy
 from shield.server.auth import CallerTokens
 from shield.server.bounds import BACKLOG, CLOSE_S, SETTLE_S, TICK_S
@@ -26,6 +26,9 @@ from shield.server.source import PolicySource
 from shield.server.trace import TraceWriter
 from shield.shield import Shield
 from shield.store.url import StoreURLError
+
+# What a shared table tells of itself is the same in all its processes, and is not added up.
+HOST_WIDE: Final = frozenset({"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,12 @@ class Node:
         self._trace = self._open_trace(options)
         try:
             shield = Shield(options.policy, options.store, secret=options.secret, trace=self._trace)
-        except StoreURLError as error:
+        except ShieldError as error:
             self._close_trace()
-            raise UsageError(f"--store: {error}") from None
-        host_wide: frozenset[str] = getattr(shield.store, "host_wide", frozenset())
+            if isinstance(error, StoreURLError):
+                raise UsageError(f"--store: {error}") from None
+            raise
+        host_wide = HOST_WIDE if shield.store.name == "shared" else frozenset()
         metrics = Metrics(options.version, options.policy, shield.stats, host_wide)
         self.service = Service(shield, options.source, metrics, log)
         self.listener = decision_listener(self.service, options.tokens)

@@ -9,10 +9,11 @@ what is in force then. One that was starting meanwhile is told what has changed 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
@@ -33,6 +34,9 @@ from shield.server.sockets import UsageError, listen_for
 from shield.server.source import PolicySource
 from shield.server.startup import Console, first_policy, foreign_records, refuse_open_listeners, signals
 from shield.server.worker_process import SILENT, UNABLE, WorkerProcess
+
+# What a shared:// store takes.
+MAX_TABLE_NAME_CHARS: Final = 64
 
 
 class Supervisor(Front):
@@ -345,5 +349,6 @@ def default_store(where: str) -> str:
     """The table of a server that was given none: named by where it listens, so that the next server there goes on
     with what was spent.
     """
-    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in where.partition("://")[2] or where)
-    return f"shared://shield-{name.strip('-')}"
+    address = where.partition("://")[2] or where.partition(":")[2]
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", address).strip("-._")
+    return f"shared://{name[:MAX_TABLE_NAME_CHARS]}"
