@@ -90,7 +90,7 @@ class Node:
     def store(self) -> str:
         """The store's kind and, where it is elsewhere, where: without credentials."""
         store = self.service.shield.store
-        where = getattr(store, "where", None)
+        where = getattr(store, "where", None) or getattr(store, "path", None)
         return f"{store.name} at {where}" if where else store.name
 
     @property

@@ -12,7 +12,7 @@ import asyncio
 import re
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final, TextIO
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -55,6 +55,7 @@ class Supervisor(Front):
         self._tokens: bytes | None = None
         self._tokens = self._read_tokens()[0] if options.token_file is not None else None
         self._tls = options.tls.context() if options.tls is not None else None
+        self._closing = ExitStack()
         self._store = ""
         self._store_name = ""
         self._crew = Crew(options.workers, self._next_start, self._join, self.log)
@@ -74,6 +75,7 @@ class Supervisor(Front):
                 await self._crew.close()
                 if self._admin is not None:
                     await self._admin.close()
+                self._closing.close()
 
     # ---- starting ------------------------------------------------------------------------------------------
 
@@ -95,7 +97,7 @@ class Supervisor(Front):
                 self._crew.listen(bound, worker)
                 where.append(bound.reached_by(self._tls))
         where = list(dict.fromkeys(where))
-        self._store = options.store or default_store(where[0])
+        self._store = options.store or self._own_table(where[0])
         admin_where: list[str] = []
         if options.admin is not None:
             tokens = self._read_tokens()[1] if options.token_file is not None else None
@@ -110,6 +112,18 @@ class Supervisor(Front):
         await starting
         if self._crew.started:
             self._introduce(where, admin_where)
+
+    def _own_table(self, where: str) -> str:
+        """The table of a server that was given no store: of its address when that is always the same, else one that
+        ends with it.
+        """
+        first = self._options.listen[0]
+        if first.path or first.port:
+            return default_store(where)
+        from shield.store.shared import PrivateTable  # type: ignore[import-not-found,unused-ignore]
+
+        table = self._closing.enter_context(PrivateTable())
+        return str(table.url)
 
     def _introduce(self, where: list[str], admin_where: list[str]) -> None:
         told = [worker.ready for worker in self._crew.admitted() if worker.ready is not None]

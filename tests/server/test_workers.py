@@ -659,3 +659,83 @@ def test_a_table_for_each_worker_is_refused(tmp_path: Path, monkeypatch: pytest.
     with run(tmp_path, *given, "--workers", "2") as process:
         assert process.wait() == 2
         assert "2 workers would admit 2 times what the limits allow. Use shared://NAME" in process.err()
+
+
+# ---- without a store -----------------------------------------------------------------------------------------
+
+
+def test_workers_that_are_given_no_store_share_a_table_and_the_next_server_there_goes_on_with_it(
+    tmp_path: Path,
+) -> None:
+    shared = pytest.importorskip("shield.store.shared")
+    file = policy_file(tmp_path)
+    port = free_port()
+    arguments = ("--listen", f"127.0.0.1:{port}", "--policy", file, "--workers", "3")
+    table = shared.table_path(f"shared://127.0.0.1-{port}")
+    allowed: list[bool] = []
+    try:
+        with run(tmp_path / "1", *arguments) as process:
+            victim = pids(process)[1]
+            ask_until_each_answered(process, lambda decision: allowed.append(decision["allowed"]))
+            assert allowed.count(True) == 3
+            assert f"store shared at {table}, with 3 workers" in process.out()
+            found = metrics(process)
+            assert found["shield_store_keys", ()] == 1
+            assert found["shield_store_max_keys", ()] == 1_000_000
+            assert found["shield_decisions_total", (("reason", "ok"),)] == 3
+            os.kill(victim, signal.SIGKILL)
+            process.until("start another", lambda: pids(process)[1] != victim)
+            ask_until_each_answered(process, lambda decision: allowed.append(decision["allowed"]))
+            receipts = ask(f"{process.url}/v1/check", CHECK)[1]["receipt"]
+            assert receipts is None
+            process.signal(signal.SIGTERM)
+            assert process.wait() == 0
+        with run(tmp_path / "2", *arguments) as process:
+            ask_until_each_answered(process, lambda decision: allowed.append(decision["allowed"]))
+        assert allowed.count(True) == 3
+    finally:
+        table.unlink(missing_ok=True)
+
+
+def test_a_table_of_a_passing_address_ends_with_its_server(tmp_path: Path) -> None:
+    pytest.importorskip("shield.store.shared")
+    with run(tmp_path, "--policy", policy_file(tmp_path), "--workers", "2") as process:
+        table = Path(process.address(r"store shared at (\S+),"))
+        allowed: list[bool] = []
+        ask_until_each_answered(process, lambda decision: allowed.append(decision["allowed"]))
+        assert allowed.count(True) == 3
+        assert table.exists()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert not table.exists()
+
+
+def test_receipts_and_places_are_every_workers_on_a_shared_table(tmp_path: Path) -> None:
+    pytest.importorskip("shield.store.shared")
+    text = """
+        [[limit]]
+        name = "work"
+        key = ["tenant"]
+        rate = "1/h"
+        burst = 1000
+        cost = "request"
+
+        [[limit]]
+        name = "places"
+        key = ["tenant"]
+        algorithm = "concurrency"
+        limit = 4
+    """
+    with run(tmp_path, "--policy", policy_file(tmp_path, text), "--workers", "2") as process:
+        asked = {"tenant": "t", "cost": 10}
+        decisions = [ask(f"{process.url}/v1/check", asked)[1] for _ in range(12)]
+        held_places = [decision for decision in decisions if decision["allowed"]]
+        assert len(held_places) == 4
+        for decision in held_places:
+            answers = [ask(f"{process.url}/v1/report", {"receipt": decision["receipt"], "cost": 1}) for _ in range(5)]
+            assert [status for status, _ in answers] == [202] * 5
+            assert [body["settled"] for _, body in answers] == [True] + [False] * 4
+            freed = [ask(f"{process.url}/v1/release", {"leases": decision["leases"]})[1] for _ in range(5)]
+            assert [body["released"] for body in freed] == [1, 0, 0, 0, 0]
+        again = [ask(f"{process.url}/v1/check", asked)[1]["allowed"] for _ in range(12)]
+        assert again.count(True) == 4
