@@ -290,11 +290,15 @@ def test_a_killed_worker_is_replaced_while_the_others_go_on(tmp_path: Path, stor
 def test_nobody_waits_at_a_dead_workers_door(tmp_path: Path, store: str) -> None:
     """The kernel goes on to put connections into its socket; until its successor is there a neighbour takes them."""
     with run(tmp_path, "--store", store, "--workers", "2") as process:
+        ask_until_each_answered(process, lambda decision: None)
         with held(process) as stopped:
+            counted = total(process, "shield_check_duration_seconds_count")
             os.kill(pids(process)[1], signal.SIGKILL)
             process.until("start another", lambda: stopped)
             for _ in range(40):
                 assert ask(f"{process.url}/v1/check", CHECK)[0] == 200
+            # The dead worker's counts stay in the sums.
+            assert total(process, "shield_check_duration_seconds_count") == counted + 40
             assert each(process, "shield_worker_up") == [0, 1]
             state = ask(f"{process.admin_url}/readyz")
             assert (state[0], state[1]["workers"], state[1]["workers_ready"]) == (200, 2, 1)
@@ -585,6 +589,22 @@ def test_ctrl_c_reaches_all_and_only_the_supervisor_minds(tmp_path: Path, store:
         assert not process.events("worker died")
         assert "Traceback" not in process.err()
         assert process.events("ended")
+
+
+def test_signals_are_not_for_workers_from_their_first_moment(tmp_path: Path, store: str) -> None:
+    with run(tmp_path, "--store", store, "--workers", "2") as process:
+
+        def served_under_fire() -> bool:
+            for child in process.children():
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    os.kill(child, number)
+            return "try: curl" in process.out()
+
+        process.until("serve", served_under_fire)
+        assert served_under_fire()
+        ask_until_each_answered(process, lambda decision: None)
+        assert not process.events("worker died")
+        assert "Traceback" not in process.err()
 
 
 def test_ctrl_c_while_workers_start_ends_quietly(tmp_path: Path, store: str) -> None:
