@@ -73,5 +73,6 @@ async def test_the_kernel_keeps_as_many_waiting_as_is_said() -> None:
         clients.append(client)
     for client in clients:
         client.close()
+    assert await deciding.drain(10.0, asyncio.Event()) == 0
     await deciding.close()
     bound.close()
