@@ -120,7 +120,7 @@ class Supervisor(Front):
         first = self._options.listen[0]
         if first.path or first.port:
             return default_store(where)
-        from shield.store.shared import PrivateTable  # type: ignore[import-not-found,unused-ignore]
+        from shield.store.shared import PrivateTable
 
         table = self._closing.enter_context(PrivateTable())
         return str(table.url)

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shield.store.shared import table_path
 from shield.testing import read_trace
 from tests.replay import Replay
 from tests.server.load import load
@@ -687,11 +688,10 @@ def test_a_table_for_each_worker_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_workers_that_are_given_no_store_share_a_table_and_the_next_server_there_goes_on_with_it(
     tmp_path: Path,
 ) -> None:
-    shared = pytest.importorskip("shield.store.shared")
     file = policy_file(tmp_path)
     port = free_port()
     arguments = ("--listen", f"127.0.0.1:{port}", "--policy", file, "--workers", "3")
-    table = shared.table_path(f"shared://127.0.0.1-{port}")
+    table = table_path(f"shared://127.0.0.1-{port}")
     allowed: list[bool] = []
     try:
         with run(tmp_path / "1", *arguments) as process:
@@ -718,7 +718,6 @@ def test_workers_that_are_given_no_store_share_a_table_and_the_next_server_there
 
 
 def test_a_table_of_a_passing_address_ends_with_its_server(tmp_path: Path) -> None:
-    pytest.importorskip("shield.store.shared")
     with run(tmp_path, "--policy", policy_file(tmp_path), "--workers", "2") as process:
         table = Path(process.address(r"store shared at (\S+),"))
         allowed: list[bool] = []
@@ -731,7 +730,6 @@ def test_a_table_of_a_passing_address_ends_with_its_server(tmp_path: Path) -> No
 
 
 def test_receipts_and_places_are_every_workers_on_a_shared_table(tmp_path: Path) -> None:
-    pytest.importorskip("shield.store.shared")
     text = """
         [[limit]]
         name = "work"
