@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shield import cli_price
+from shield.cli_options import add_policy_and_store, add_serve_options
 
 if TYPE_CHECKING:
     from shield.policy import Policy
-    from shield.server.sockets import Address
 
 
 class Exit(IntEnum):
@@ -52,6 +52,8 @@ examples:
       the starter policy, buckets in memory, decisions on 127.0.0.1:8080, admin on 127.0.0.1:8081
   shield serve --policy policy.toml --store redis://127.0.0.1:6379/0
       one of several nodes that share their buckets
+  shield serve --policy policy.toml --workers auto
+      a process for each CPU, all on one table: limits hold as with one
   shield serve --listen unix:/run/shield/decide.sock --listen 127.0.0.1:9000
       several listeners
   shield serve --listen 0.0.0.0:8080 --auth-token-file tokens.txt
@@ -60,6 +62,7 @@ examples:
       the same by mutual TLS
 
 signals: SIGHUP reads policy, tokens and certificate again; SIGTERM and SIGINT drain, a second one ends now.
+With several workers they go to the first process; workers that die are started again.
 """
 
 _CHECK_EXAMPLES: Final = """\
@@ -160,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serves decisions over HTTP: to gateways, and to whoever asks POST /v1/check.",
         epilog=f"{_SERVE_EXAMPLES}\n{_EXIT_HELP}",
     )
-    _add_serve_options(serve)
+    add_serve_options(serve)
     serve.set_defaults(command=_serve)
 
     check = _new_parser(
@@ -183,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         "what it costs. With the memory store every run starts with full buckets.",
         epilog=_DECIDE_EXAMPLES,
     )
-    _add_policy_and_store(decide)
+    add_policy_and_store(decide)
     decide.add_argument(
         "--explain",
         action="store_true",
@@ -201,99 +204,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _new_parser(make: Callable[..., argparse.ArgumentParser], *args: str, **options: Any) -> argparse.ArgumentParser:
     return make(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
-
-
-def _add_policy_and_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--policy", metavar="FILE", type=Path, help="TOML, YAML or JSON (default: the starter policy)")
-    parser.add_argument(
-        "--store",
-        metavar="URL",
-        default=os.environ.get("SHIELD_STORE", "memory://"),
-        help="memory://, redis://HOST:PORT/DB, rediss://... or unix://PATH (default: memory://). The "
-        "environment's SHIELD_STORE says the same, and keeps a password out of the process list",
-    )
-
-
-def _add_serve_options(parser: argparse.ArgumentParser) -> None:
-    _add_policy_and_store(parser)
-    parser.add_argument(
-        "--listen",
-        metavar="ADDRESS",
-        type=_address,
-        action="append",
-        help="HOST:PORT or unix:PATH for decisions; may be given several times (default: 127.0.0.1:8080)",
-    )
-    parser.add_argument(
-        "--admin",
-        metavar="ADDRESS",
-        default="127.0.0.1:8081",
-        help="HOST:PORT or unix:PATH for health, metrics and the policy; none for no such listener "
-        "(default: 127.0.0.1:8081)",
-    )
-    callers = parser.add_argument_group("callers", "Anything but loopback and unix sockets needs one of the two.")
-    callers.add_argument(
-        "--auth-token-file",
-        metavar="FILE",
-        type=Path,
-        help="tokens of those who may ask, one a line; they send `Shield-Authorization: Bearer TOKEN`",
-    )
-    callers.add_argument("--tls-cert", metavar="FILE", type=Path, help="PEM certificate of the server")
-    callers.add_argument("--tls-key", metavar="FILE", type=Path, help="PEM key of the server")
-    callers.add_argument(
-        "--tls-client-ca", metavar="FILE", type=Path, help="PEM; callers need a certificate that it signed"
-    )
-    more = parser.add_argument_group("more")
-    more.add_argument(
-        "--secret-file",
-        metavar="FILE",
-        type=Path,
-        help="at least 16 bytes that seal receipts; the same on all nodes that share a store "
-        "(default: the store hands one out)",
-    )
-    more.add_argument(
-        "--trace-decisions",
-        metavar="FILE",
-        type=Path,
-        help="write every decision as a JSON line; the file starts anew",
-    )
-    more.add_argument(
-        "--log-format",
-        choices=("json", "console"),
-        help="of standard error (default: console on a terminal, json otherwise)",
-    )
-    more.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    more.add_argument(
-        "--grace",
-        metavar="SECONDS",
-        type=_seconds,
-        help="how long requests in flight may take to finish after SIGTERM (default: 10)",
-    )
-    more.add_argument(
-        "--drain-delay",
-        metavar="SECONDS",
-        type=_seconds,
-        default=0.0,
-        help="how long /readyz says 503 before the listeners close, for balancers to notice (default: 0)",
-    )
-
-
-def _address(text: str) -> Address:
-    from shield.server.sockets import Address
-
-    try:
-        return Address.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 3_600:
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed: seconds from 0 to 3600")
-    return seconds
 
 
 # ---- commands ----------------------------------------------------------------------------------------------
@@ -329,6 +239,7 @@ def _serve(options: argparse.Namespace) -> int:
             log_level=options.log_level,
             grace_s=DRAIN_GRACE_S if options.grace is None else options.grace,
             drain_delay_s=options.drain_delay,
+            workers=options.workers,
         )
     )
     return Exit.YES
@@ -378,7 +289,7 @@ async def _decide_one(options: argparse.Namespace, policy: Policy) -> int:
     request = decode_check(body)
     if isinstance(request, list):
         raise Misuse("standard input: found an array; allowed: one request object")
-    shield = Shield(policy, options.store)
+    shield = Shield(policy, options.store or "memory://")
     try:
         try:
             await shield.open()

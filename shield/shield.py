@@ -80,12 +80,15 @@ class Shield(LocalDecider):
             self._handles = Handles(self._local.secret)  # the processes of one shared table accept each other's
         self._adopt(policy)
 
-    def _adopt(self, policy: Policy) -> None:
+    def _compile(self, policy: Policy, prices: PriceGuard | None = None) -> CompiledPolicy:
         try:
-            prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
-            self._compiled = compile_policy(policy, self._local.registry, prices)
+            return compile_policy(policy, self._local.registry, prices)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
+
+    def _adopt(self, policy: Policy) -> None:
+        prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
+        self._compiled = self._compile(policy, prices)
         self.policy = policy
         self._prices = prices
         self._table = self._local.table
@@ -145,6 +148,10 @@ class Shield(LocalDecider):
         return decision
 
     def _record(self, charges: Charges, decision: Decision) -> dict[str, Any]:
+        traced = charges.trace()
+        if self._remote is not None:  # the traces of its nodes speak of the same buckets
+            for i, charge in enumerate(traced):
+                charge["key"] = self._remote.address(charges.bucket(i)).hex()
         return {
             "now_us": charges.now_us,
             "request_id": decision.request_id,
@@ -153,7 +160,7 @@ class Shield(LocalDecider):
             "reason": decision.reason,
             "violated": decision.violated,
             "degraded": decision.degraded,
-            "charges": charges.trace(),
+            "charges": traced,
         }
 
     # ---- what comes after -------------------------------------------------------------------------------------------
@@ -265,6 +272,14 @@ class Shield(LocalDecider):
             return self._prices is not None and request.body is None and self._prices.reads(request)
         except ValueError:
             return False  # it is about to be refused
+
+    def make_room(self, policy: Policy) -> None:
+        """After this `replace_policy` with the same policy cannot fail. PolicyError when there is no room for it.
+
+        For several processes that change together or not at all. A policy that is not put in force after all is taken
+        back by replacing the running one with itself: until then cells may be forgotten by the other one's numbers.
+        """
+        self._compile(policy)
 
     def explain(self, request: Request) -> list[Explanation]:
         """Every limit of the policy: did it match, why, and by which key. Takes nothing."""

@@ -109,6 +109,25 @@ def test_misuse_is_2(run: Run, arguments: tuple[str, ...]) -> None:
     assert "usage:" in err
 
 
+@pytest.mark.parametrize("given", ["0", "-1", "257", "two", "1.5", "", "10000000000"])
+def test_workers_are_a_whole_number_or_auto(run: Run, given: str) -> None:
+    status, out, err = run("serve", "--workers", given)
+    assert (status, out) == (2, "")
+    assert "--workers" in err
+    assert "allowed: 1 to 256, or auto" in err
+
+
+def test_workers_reach_the_server(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr("shield.server.lifecycle.serve", served.append)
+    for given in ((), ("--workers", "3"), ("--workers", "auto"), ("--store", "shared://x")):
+        assert run("serve", *given)[0] == 0
+    assert [options.workers for options in served][:2] == [1, 3]
+    assert 1 <= served[2].workers <= 256
+    assert [options.store for options in served] == [None, None, None, "shared://x"]
+    assert "(default: 1)" in run("serve", "--help")[1]
+
+
 # ---- check-policy ------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from shield.server.bounds import MAX_POLICY_BODY_BYTES
 from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
 from shield.server.listener import Route
 from shield.server.problem import Problem, encode
-from shield.server.service import Service
+from shield.server.service import Front, PolicyChanged
 from shield.server.source import PolicySource
 
 _READ = frozenset({"GET", "HEAD"})
@@ -25,7 +25,7 @@ _MEDIA_TYPES = {
 }
 
 
-def admin_routes(service: Service, before_scrape: Callable[[], None]) -> dict[str, Route]:
+def admin_routes(service: Front, before_scrape: Callable[[], None]) -> dict[str, Route]:
     """The routes. Probes are open, for orchestrators have no token. `before_scrape` updates gauges."""
 
     async def policy(http: Ask, query: str) -> Answer:
@@ -35,7 +35,7 @@ def admin_routes(service: Service, before_scrape: Callable[[], None]) -> dict[st
 
     async def metrics(http: Ask, query: str) -> Answer:
         before_scrape()
-        body, content_type = service.metrics.render(http.headers.get("Accept", ""))
+        body, content_type = await service.exposition(http.headers.get("Accept", ""))
         return Answer(200, {"Content-Type": content_type}, body)
 
     return {
@@ -51,7 +51,7 @@ async def _alive(http: Ask, query: str) -> Answer:
     return Answer(200, JSON_TYPE, b'{"alive":true}')
 
 
-def _ready_handler(service: Service) -> Handler:
+def _ready_handler(service: Front) -> Handler:
     """200 while it takes requests, 503 while it drains.
 
     A store that is away does not make it unready, for it still decides as each limit's `when_store_fails`
@@ -62,49 +62,44 @@ def _ready_handler(service: Service) -> Handler:
     async def ready(http: Ask, query: str) -> Answer:
         if query not in ("", "store=required"):
             raise Problem(400, f"found ?{query[:100]}; allowed: store=required")
-        degraded = not service.shield.ready
-        is_ready = not service.draining and not (degraded and query)
-        state = {
-            "ready": is_ready,
-            "draining": service.draining,
-            "degraded": degraded,
-            "store": service.shield.store.name,
-            "policy": service.shield.policy.fingerprint,
-        }
+        state = service.readiness()
+        is_ready = state["ready"] = state["ready"] and not (state["degraded"] and query)
+        state["policy"] = service.policy.fingerprint
         return Answer(200 if is_ready else 503, JSON_TYPE, encode(state))
 
     return ready
 
 
-def _policy_in_force(service: Service, query: str) -> Answer:
+def _policy_in_force(service: Front, query: str) -> Answer:
     """The policy as JSON that can be sent back; with `?format=source` as it was written."""
     source = service.source
     if query not in ("", "format=source"):
         raise Problem(400, f"found ?{query[:100]}; allowed: format=source")
-    headers = {"ETag": f'"{service.shield.policy.fingerprint}"'}
+    headers = {"ETag": f'"{service.policy.fingerprint}"'}
     if query:
         headers["Content-Type"] = f"application/{source.format}; charset=utf-8"
         return Answer(200, headers, source.text.encode())
     return Answer(200, {**headers, **JSON_TYPE}, encode(source.document()))
 
 
-async def _replace(service: Service, http: Ask, query: str) -> Answer:
+async def _replace(service: Front, http: Ask, query: str) -> Answer:
     """All of it or nothing. It lasts until the next reload or restart reads the file again."""
     if "Origin" in http.headers:
         # A page in the operator's browser can reach loopback too.
         raise Problem(403, "policies are not taken from web pages (the request has an Origin)", close=True)
-    previous = service.shield.policy.fingerprint
-    expected = http.headers.get("If-Match")
-    if expected is not None and expected.strip() not in (f'"{previous}"', "*"):
-        raise Problem(412, f"the policy in force is {previous}, not the one in If-Match")
+    expected = _if_match(http)
+    if expected not in (None, service.policy.fingerprint):
+        raise _changed(service.policy.fingerprint)  # before the body is read
     body = await read_body(http, MAX_POLICY_BODY_BYTES)
     source = PolicySource(_text(body), _format(http, query, body))
     try:
         policy = source.parse()
+        previous = await service.replace_policy(source, policy, "admin", expected=expected)
+    except PolicyChanged as error:
+        raise _changed(error.in_force) from None
     except PolicyError as error:
         service.policy_refused(error, "admin")
         raise _refused(error) from None
-    await service.replace_policy(source, policy, "admin")
     answer = {
         "name": policy.name,
         "owner": policy.owner,
@@ -134,6 +129,18 @@ def _format(http: Ask, query: str, body: bytes) -> str:
     if media_type in _MEDIA_TYPES:
         return _MEDIA_TYPES[media_type]
     return "json" if body.lstrip()[:1] == b"{" else "toml"
+
+
+def _if_match(http: Ask) -> str | None:
+    """The fingerprint that the caller wants to replace; what is no fingerprint matches none. None: any."""
+    text = http.headers.get("If-Match", "*").strip()
+    if text == "*":
+        return None
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else ""
+
+
+def _changed(in_force: str) -> Problem:
+    return Problem(412, f"the policy in force is {in_force}, not the one in If-Match")
 
 
 def _refused(error: PolicyError) -> Problem:

@@ -31,12 +31,12 @@ class CallerTokens:
 
     @classmethod
     def read(cls, path: Path) -> CallerTokens:
+        """The tokens of a file. TokenFileError."""
+        return cls.parse(read_token_file(path), path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> CallerTokens:
         """One token a line; blank lines and lines that start with # are not tokens. TokenFileError."""
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_TOKEN_FILE_BYTES + 1)
-        except OSError as error:
-            raise TokenFileError(f"{path}: cannot be read: {error.strerror or error}") from None
         if len(data) > MAX_TOKEN_FILE_BYTES:
             raise TokenFileError(f"{path}: more than {MAX_TOKEN_FILE_BYTES:,} bytes; allowed: one token a line")
         try:
@@ -72,6 +72,15 @@ class CallerTokens:
 
     def _digest(self, token: bytes) -> bytes:
         return blake2b(token, key=self._key, digest_size=32).digest()
+
+
+def read_token_file(path: Path) -> bytes:
+    """What a token file holds, as far as `CallerTokens.parse` would look. TokenFileError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_TOKEN_FILE_BYTES + 1)
+    except OSError as error:
+        raise TokenFileError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def bearer(authorization: str | None) -> str | None:

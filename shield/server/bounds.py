@@ -87,3 +87,39 @@ TRACE_MAX_BYTES: Final = 1_073_741_824
 
 # How often what may wait is looked after: what a crash may lose of a trace, how late a lost store is logged.
 TICK_S: Final = 1.0
+
+# What callers sent before the listeners closed is on its way through the kernel for so long.
+SETTLE_S: Final = 0.02
+# After the grace: what an answer that is being written gets to reach the kernel.
+CLOSE_S: Final = 0.2
+
+# ---- several workers ---------------------------------------------------------------------------------------
+
+# Each takes some 50 MB and a core; machines with more cores than this want several servers anyway.
+MAX_WORKERS: Final = 256
+# The longest message holds a policy, of MAX_POLICY_BODY_BYTES and little else, or counts for each limit of one.
+MAX_MESSAGE_BYTES: Final = 16 * 1_048_576
+# For a worker that does not read: a policy or two. The kernel's buffer takes 200 KB before any of it.
+MAX_UNSENT_BYTES: Final = 4 * MAX_MESSAGE_BYTES
+# A start takes a second on an idle machine, most of it imports, and one more where a store does not answer.
+WORKER_READY_S: Final = 30.0
+# Attempts of each worker before the server has served anything: what keeps ending then will not mend itself.
+MAX_FIRST_STARTS: Final = 3
+# Pause before a dead worker's successor: doubled with each death, with jitter so that they do not march in
+# step, and as in the beginning once a worker has lived for RESTART_STEADY_S.
+RESTART_FIRST_S: Final = 0.1
+RESTART_MAX_S: Final = 15.0
+RESTART_STEADY_S: Final = 30.0
+# A worker says every TICK_S that it lives. After so many without a word its neighbours serve its listeners too,
+# and then it is ended: a decision takes a millisecond, a large policy a few seconds to read.
+QUIET_TICKS: Final = 3
+SILENT_TICKS: Final = 30
+# What a worker may take to read a policy and make room for it, or to put it in force.
+CHANGE_S: Final = 15.0
+# What a scrape waits for a worker's counts; then those it sent last are shown.
+COUNT_S: Final = 1.0
+# Beyond the grace of a drain, until a worker that has not ended is killed; and for the exit of one that has
+# said its last word.
+WORKER_END_S: Final = 5.0
+# A worker whose supervisor has gone ends at once, or the kernel sees to it after so long.
+ORPHAN_S: Final = 5

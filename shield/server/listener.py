@@ -68,7 +68,7 @@ class Listener(web.Server):
         self._sheds = sheds
         self.pressure = service.pressure
         self._lane = _lane(routes, prefix) if express else None
-        self._decides_at_once = service.shield.store.local
+        self._decides_at_once = express and service.shield.store.local
         self._connected = 0
         self.in_flight = 0
         """Requests whose head is here and that are not answered yet."""

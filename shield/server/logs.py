@@ -27,8 +27,8 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 Log = FilteringBoundLogger
 
 
-def open_log(stream: TextIO, format: str, level: str) -> Log:
-    """A logger of its own: nothing global is configured."""
+def open_log(stream: TextIO, format: str, level: str, **fields: Any) -> Log:
+    """A logger of its own: nothing global is configured. Every line has the `fields`."""
     renderer: Any
     if format == "json":
         renderer = structlog.processors.JSONRenderer()
@@ -43,7 +43,7 @@ def open_log(stream: TextIO, format: str, level: str) -> Log:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
     )
-    return log
+    return log.bind(**fields)
 
 
 class ForeignRecords(logging.Handler):

@@ -20,7 +20,8 @@ class ServeOptions:
     version: str
     policy: Path | None = None
     """None: the starter policy."""
-    store: str = "memory://"
+    store: str | None = None
+    """None: memory:// for one worker, a table of their own for several."""
     listen: tuple[Address, ...] = DEFAULT_LISTEN
     admin: Address | None = DEFAULT_ADMIN
     token_file: Path | None = None
@@ -29,6 +30,7 @@ class ServeOptions:
     trace: Path | None = None
     log_format: str = "console"
     log_level: str = "info"
+    workers: int = 1
     grace_s: float = DRAIN_GRACE_S
     drain_delay_s: float = 0.0
 

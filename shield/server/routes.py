@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from shield.server.admin import admin_routes
 from shield.server.auth import CallerTokens
@@ -10,7 +11,7 @@ from shield.server.authz import ENVOY_PREFIX, AuthzReader, authz_at_once, authz_
 from shield.server.check import check_at_once, check_handler
 from shield.server.listener import POST_ONLY, Listener, Route
 from shield.server.report import release_handler, report_handler
-from shield.server.service import Service
+from shield.server.service import Front, Service
 
 
 def decision_listener(service: Service, tokens: CallerTokens | None, *, express: bool = True) -> Listener:
@@ -32,7 +33,8 @@ def _authz(service: Service, read: AuthzReader) -> Route:
 
 
 def admin_listener(
-    service: Service, tokens: CallerTokens | None, before_scrape: Callable[[], None] = lambda: None
+    service: Front, tokens: CallerTokens | None, before_scrape: Callable[[], None] = lambda: None
 ) -> Listener:
     """For operators, probes and Prometheus."""
-    return Listener(service, admin_routes(service, before_scrape), tokens=tokens)
+    # Of its service a listener asks nothing that a Front does not have.
+    return Listener(cast(Service, service), admin_routes(service, before_scrape), tokens=tokens)

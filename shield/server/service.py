@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from itertools import count
 from time import perf_counter
+from typing import Any
 
 from msgspec.structs import force_setattr
 
 from shield.decision import Decision
-from shield.errors import PolicyError, RequestError
+from shield.errors import PolicyError, RequestError, ShieldError
 from shield.policy import Policy
 from shield.request import Request
 from shield.server.facts import GatewayFacts
@@ -20,16 +22,26 @@ from shield.server.source import PolicySource
 from shield.shield import Shield
 
 
-class Service:
-    """One running Shield and what is told about it."""
+class PolicyChanged(ShieldError):
+    """Somebody else replaced the policy first: `in_force` is the fingerprint of what runs now."""
 
-    def __init__(self, shield: Shield, source: PolicySource, metrics: Metrics, log: Log) -> None:
-        self.shield = shield
-        self.source = source
+    def __init__(self, in_force: str) -> None:
+        self.in_force = in_force
+        super().__init__(f"the policy in force is {in_force}")
+
+
+class Front(ABC):
+    """What the listeners of a process need, whether it decides by itself or supervises those that do: ids,
+    counts, the log, and what an operator may ask for and change.
+    """
+
+    source: PolicySource
+    """Of the policy in force."""
+
+    def __init__(self, metrics: Metrics, log: Log) -> None:
         self.metrics = metrics
         self.log = log
         self.lines = DecisionLog(log, metrics.suppressed)
-        self.facts = GatewayFacts(shield.policy.identity)
         self.pressure = Pressure(metrics.shed)
         self.draining = False
         # Ids are for finding lines again, so they need to differ and nothing else.
@@ -39,6 +51,62 @@ class Service:
     def next_request_id(self) -> str:
         """An id for a request that came without one that can be shown."""
         return f"{self._id_prefix}-{next(self._ids):x}"
+
+    @property
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The one in force."""
+
+    @abstractmethod
+    async def replace_policy(
+        self, source: PolicySource, policy: Policy, origin: str, *, expected: str | None = None
+    ) -> str:
+        """Puts a valid policy in force, tells, and returns the fingerprint of the one that was replaced.
+
+        PolicyChanged when that is not `expected`; PolicyError when the new one cannot be put in force.
+        """
+
+    @abstractmethod
+    def readiness(self) -> dict[str, Any]:
+        """`ready` to take requests, `draining`, `degraded`: decisions lack the store's truth; `store`."""
+
+    @abstractmethod
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The metrics and their content type, in the format that `accept` prefers."""
+
+    def policy_refused(self, error: PolicyError, origin: str) -> None:
+        """The running policy stays; counts it, and the log says everything that is wrong with the other one."""
+        self.metrics.reloaded("refused")
+        self.log.error(
+            "policy refused, the running one stays in force",
+            origin=origin,
+            fingerprint=self.policy.fingerprint,
+            issues=[str(issue) for issue in error.issues],
+        )
+
+    def policy_replaced(self, policy: Policy, previous: str, origin: str) -> None:
+        """Counts and logs that a policy was put in force."""
+        self.metrics.reloaded("replaced")
+        self.log.info(
+            "policy replaced",
+            origin=origin,
+            name=policy.name,
+            owner=policy.owner,
+            fingerprint=policy.fingerprint,
+            previous=previous,
+            limits=len(policy.limits),
+            warnings=list(policy.warnings()),
+        )
+
+
+class Service(Front):
+    """One running Shield and what is told about it."""
+
+    def __init__(self, shield: Shield, source: PolicySource, metrics: Metrics, log: Log) -> None:
+        super().__init__(metrics, log)
+        self.shield = shield
+        self.source = source
+        self.facts = GatewayFacts(shield.policy.identity)
 
     async def decide(self, request: Request, endpoint: str) -> Decision:
         """The decision, counted and, where it is a refusal, logged. Every answer carries a request id: `request` is
@@ -76,34 +144,39 @@ class Service:
         request_id = shown_request_id(decision.request_id) or self.next_request_id()
         self.lines.refused(decision, request_id, endpoint, elapsed_s)
 
-    async def replace_policy(self, source: PolicySource, policy: Policy, origin: str) -> None:
+    async def adopt(self, source: PolicySource, policy: Policy) -> None:
         """Puts a valid policy in force: for decisions, for gateway facts and for metrics."""
-        previous = self.shield.policy.fingerprint
         await self.shield.replace_policy(policy)
         self.source = source
         self.facts = GatewayFacts(policy.identity)
         self.metrics.adopt(policy)
-        self.metrics.reloaded("replaced")
-        self.log.info(
-            "policy replaced",
-            origin=origin,
-            name=policy.name,
-            owner=policy.owner,
-            fingerprint=policy.fingerprint,
-            previous=previous,
-            limits=len(policy.limits),
-            warnings=list(policy.warnings()),
-        )
 
-    def policy_refused(self, error: PolicyError, origin: str) -> None:
-        """The running policy stays; the log says everything that is wrong with the other one."""
-        self.metrics.reloaded("refused")
-        self.log.error(
-            "policy refused, the running one stays in force",
-            origin=origin,
-            fingerprint=self.shield.policy.fingerprint,
-            issues=[str(issue) for issue in error.issues],
-        )
+    # ---- for operators -------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        return self.shield.policy
+
+    async def replace_policy(
+        self, source: PolicySource, policy: Policy, origin: str, *, expected: str | None = None
+    ) -> str:
+        previous = self.policy.fingerprint
+        if expected not in (None, previous):
+            raise PolicyChanged(previous)
+        await self.adopt(source, policy)
+        self.policy_replaced(policy, previous, origin)
+        return previous
+
+    def readiness(self) -> dict[str, Any]:
+        return {
+            "ready": not self.draining,
+            "draining": self.draining,
+            "degraded": not self.shield.ready,
+            "store": self.shield.store.name,
+        }
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        return self.metrics.render(accept)
 
 
 def field_for_log(error: RequestError) -> str | None:

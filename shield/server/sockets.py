@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import stat
+import sys
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -82,6 +83,12 @@ class Bound:
         self.address = address
         self._inode = _inode(address.path) if address.path else None
 
+    def reached_by(self, tls: ssl.SSLContext | None) -> str:
+        """How a caller names it: a URL, or the unix socket."""
+        if self.address.path:
+            return str(self.address)
+        return f"{'https' if tls else 'http'}://{self.address}"
+
     def close(self) -> None:
         """Closes it, and removes the unix socket's file if it still is the one made here."""
         self.socket.close()
@@ -115,11 +122,38 @@ def listen(address: Address) -> list[Bound]:
     raise StartError(f"cannot listen on {address}: {_why(failed, address)}")
 
 
-def _listen_tcp(host: str, port: int) -> Bound:
+def listen_for(address: Address, workers: int) -> list[tuple[Bound, int | None]]:
+    """Sockets for several processes: for a TCP address one for each worker, from 0, among which the kernel spreads
+    connections; None for one that all of them share. StartError, also where another server of ours listens.
+    """
+    shared = listen(address)
+    if address.path or sys.platform != "linux":  # elsewhere the kernel does not spread them
+        return [(bound, None) for bound in shared]
+    found: list[tuple[Bound, int | None]] = []
+    try:
+        for claim in shared:
+            # It was bound without the option, which is how the kernel tells whether somebody else listens; with
+            # it, others of ours may join. It listens until they do, so nobody can come between.
+            claim.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            for worker in range(workers):
+                found.append((_listen_tcp(claim.address.host, claim.address.port, reuse_port=True), worker))
+    except OSError as error:
+        for bound, _ in found:
+            bound.close()
+        raise StartError(f"cannot listen on {address}: {_why(error, address)}") from None
+    finally:
+        for claim in shared:
+            claim.close()
+    return found
+
+
+def _listen_tcp(host: str, port: int, *, reuse_port: bool = False) -> Bound:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((host, port))

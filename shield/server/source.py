@@ -16,6 +16,10 @@ STARTER = "starter.toml"
 _SUFFIXES = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 
 
+Written = tuple[str, str, str | None]
+"""Text, format and path of a policy, as they are sent to another process."""
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySource:
     """A policy as it was written, and where."""
@@ -24,6 +28,16 @@ class PolicySource:
     format: str
     path: Path | None = None
     """Where to read it again; None for the starter policy and for what came over HTTP."""
+
+    @classmethod
+    def of(cls, written: Written) -> PolicySource:
+        """What another process sent."""
+        text, format, path = written
+        return cls(text, format, Path(path) if path is not None else None)
+
+    def written(self) -> Written:
+        """The same, for another process: whoever gets it reads it for itself."""
+        return self.text, self.format, str(self.path) if self.path is not None else None
 
     @classmethod
     def starter(cls) -> PolicySource:

@@ -19,13 +19,18 @@ from shield.server.bounds import TRACE_BUFFER_BYTES, TRACE_MAX_BYTES
 class TraceWriter:
     """Call it with a record. `on_end` is told once, in a sentence, why nothing more is written."""
 
-    def __init__(self, path: Path, on_end: Callable[[str], None], *, max_bytes: int = TRACE_MAX_BYTES) -> None:
-        """Starts the file anew, readable by its owner alone. OSError when it cannot be written."""
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    def __init__(
+        self, path: Path, on_end: Callable[[str], None], *, max_bytes: int = TRACE_MAX_BYTES, anew: bool = True
+    ) -> None:
+        """Starts the file `anew`, or goes on after its last whole line. Only its owner may read it. OSError when
+        it cannot be written.
+        """
+        self._fd = os.open(path, os.O_CREAT | os.O_CLOEXEC | (os.O_WRONLY | os.O_TRUNC if anew else os.O_RDWR), 0o600)
+        written = 0 if anew else _go_on(self._fd)
         self._buffer = bytearray()
         self._encoder = msgspec.json.Encoder()
         self._on_end = on_end
-        self._left = max_bytes
+        self._left = max_bytes - written
         self._open = True
         self.lost = 0
         """Decisions that are not in the file because the trace ended."""
@@ -77,3 +82,17 @@ class TraceWriter:
         self._buffer.clear()
         os.close(self._fd)
         self._on_end(why)
+
+
+def _go_on(fd: int) -> int:
+    """Cuts off the line that a killed process has not finished; returns where the file ends now."""
+    end = os.lseek(fd, 0, os.SEEK_END)
+    while end:
+        start = max(0, end - TRACE_BUFFER_BYTES)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    os.ftruncate(fd, end)
+    return os.lseek(fd, end, os.SEEK_SET)

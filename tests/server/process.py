@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,22 @@ _LIBC = ctypes.CDLL(None)
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = entry.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(entry.parent.name))
+    return found
+
+
+def _command_of(pid: int) -> bytes:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 class Process:
@@ -43,6 +59,7 @@ class Process:
                 stderr=err,
                 env=environment,
                 preexec_fn=_die_with_parent,
+                start_new_session=True,
             )
 
     def out(self) -> str:
@@ -60,7 +77,7 @@ class Process:
         """The first true answer of `seen`, asked again and again."""
         ends = time.monotonic() + BOOT_S
         while not (answer := seen()):
-            if self._process.poll() is not None or time.monotonic() > ends:
+            if self.ended or time.monotonic() > ends:
                 raise AssertionError(f"did not come to {what}:\n{self.out()}\n{self.err()}")
             time.sleep(0.01)
         return answer
@@ -74,6 +91,25 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """As a terminal does: to the process and all that it has started."""
+        os.killpg(self.pid, number)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def children(self) -> list[int]:
+        """The processes that it has started and that have not ended: workers, for example.
+
+        Only once they are programs of their own: until then their parent stands still when they do.
+        """
+        return [pid for pid in children_of(self.pid) if _command_of(pid) not in (b"", _command_of(self.pid))]
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     def wait(self) -> int:
         """The exit status."""
