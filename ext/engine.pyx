@@ -39,7 +39,7 @@ from mapped_cell cimport (
 )
 from siphash cimport Hash128, siphash128
 from slots cimport (
-    CLAIM, LATER, LIVE, NO_ROOM, PROBES, Slot, Slots, generation_of, home_slot, identity_of, prefetch_slot, slot_candidate,
+    CLAIM, LATER, LIVE, NO_ROOM, PROBES, Slot, Slots, generation_of, home_slot, identity_of, prefetch_slot, slot_bar, slot_candidate,
     slot_claim, slot_find, slots_for, vacancy, vacated,
 )
 from ticks cimport ceil_div, clip_us, clock_us, from_u128, mulhi, seconds, u128
