@@ -25,7 +25,8 @@ while m1 was live with the same key since T1 < T2, by Y. X's claim stood from be
 found nothing, and m1 was not live before T1, so S1 < T1 and m1's claim was made after S1. Y saw that claim in its step 1 and
 looked at m2 only then, which is after X's claim was made and before T1 < T2: it found the claim there, and did not go on
 before it was void. Then X's swap failed: contradiction. Both looks come after both claims because a swap is a full
-fence (word.pxd). tests/core/test_slots_model.py tries every interleaving of small cases, tests/laws/test_shared_interleavings.py stops the compiled code.
+fence (word.pxd). tests/core/test_slots_model.py tries every interleaving of small cases, and
+tests/laws/test_shared_interleavings.py stops the compiled code before its accesses.
 
 **A state is never mistaken for another key's.** State is read before key: a swap from that state succeeds only if the state
 stood all the while, hence the key too, unless the slot was vacated, taken by another key and came to the very same state.

@@ -206,7 +206,7 @@ def _add_policy_and_store(parser: argparse.ArgumentParser) -> None:
         "--store",
         metavar="URL",
         default=os.environ.get("SHIELD_STORE", "memory://"),
-        help="memory://, redis://HOST:PORT/DB, rediss://... or unix://PATH (default: memory://). The "
+        help="memory://, shared://NAME, redis://HOST:PORT/DB, rediss://... or unix://PATH (default: memory://). The "
         "environment's SHIELD_STORE says the same, and keeps a password out of the process list",
     )
 
