@@ -1,8 +1,8 @@
 """What does one exact table for all processes of a host cost, and what does a second process add?
 
 Decisions of one limit by `check_nowait`, Requests made before. Each process is pinned to a core and tells its decisions
-for each second of CPU time that it got, so a neighbour on the same core does not count; what the processes cost each other,
-the cache lines that both write, does. One process alone and two at once take turns.
+for each second of CPU time that it got, so a neighbour on the same core does not count; what the processes cost each
+other, the cache lines that both write, does. One process alone and two at once take turns.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from mapped_cell cimport (
 from result cimport make_status
 from siphash cimport Hash128, Sip, sip_end, sip_start, sip_word, sip_words, siphash128
 from slots cimport (
-    CLAIM, LATER, LIVE, NO_ROOM, PROBES, Slot, Slots, generation_of, home_slot, identity_of, prefetch_slot, slot_candidate,
+    CLAIM, LATER, LIVE, NO_ROOM, PROBES, Slot, Slots, generation_of, home_slot, identity_of, prefetch_slot, slot_bar, slot_candidate,
     slot_claim, slot_find, slots_for, vacancy, vacated,
 )
 from text cimport ESCAPED_BYTES, Piece, put, put_json, put_piece, put_seconds, put_whole

@@ -94,6 +94,7 @@ cdef class MappedFile:
         at += IDENTITIES * sizeof(Identity)
         for i in range(3):
             self.regions[i].at = <Slot *>at
+            self.regions[i].live = &self.header.counts[i][0]
             self.regions[i].homes = slots_for(sizes[i]) - PROBES + 1
             at += slots_for(sizes[i]) * sizeof(Slot)
         self.agree_on_clock(boot, offset_us, time_namespace)

@@ -321,8 +321,7 @@ cdef class SharedTable:
                     hold.took = True
                     if charge.newcomer:
                         self.file.count(KEYS, 1)
-                        self.keep_up(charge, hold, times)
-                    elif charge.shared and self.has_cell(charge):
+                    elif charge.shared and slot_bar(&self.file.regions[KEYS], charge.hash.a, charge.hash.b):
                         self.undo(charge, hold, times)
                         hold.took = False
                     else:
@@ -340,7 +339,8 @@ cdef class SharedTable:
         return 0
 
     cdef bint claim(self, Charge *charge, Hold *hold, bint again, Times *times) except -1:
-        """A vacant slot of the newcomer's own."""
+        """A vacant slot of the newcomer's own. Its bucket starts at the level of the one that newcomers share: that is read again
+        behind the claim, because whoever charges it for this key looks for claims behind that, and makes them void."""
         cdef Sight sight
         cdef Word key
         cdef int found
@@ -350,39 +350,12 @@ cdef class SharedTable:
                           times.now_us, again, cell_forgettable, &sight, &hold.seen, &key, &found)
         if slot == NULL:
             return False
+        if not same_word(word_load(&self.entry_of(charge).shared), hold.shared):
+            return False
         hold.state = &slot.state
         hold.generation = generation_of(key)
         hold.given_back = vacancy(hold.generation, times.now_us + 1)
         return True
-
-    cdef bint has_cell(self, Charge *charge) noexcept:
-        cdef Word state, key
-        cdef bint open_end
-        return slot_find(&self.file.regions[KEYS], charge.hash.a, charge.hash.b, &state, &key, &open_end) != NULL
-
-    cdef int keep_up(self, Charge *charge, Hold *hold, Times *times) except -1:
-        """A bucket of one's own starts at the level of the shared one. Whoever charged that for the same key before this bucket could be
-        seen (whoever sees it takes that charge back) has changed it since it was read: the difference is owed."""
-        cdef Numbers *n = &self.registry.items[charge.numbers]
-        cdef Word now = word_load(&self.entry_of(charge).shared)
-        cdef Cell old, new
-        cdef Numbers written
-        cdef int64_t units, at_us = times.now_us if n.algorithm == TOKEN_BUCKET else times.wall_us
-        if same_word(now, hold.shared):
-            return 0
-        if self.read(hold.shared, n, &old, &written):
-            touch(&old, &written, n, at_us)
-        else:
-            fresh(&old, n, at_us)
-        if self.read(now, n, &new, &written):
-            touch(&new, &written, n, at_us)
-        if n.algorithm == TOKEN_BUCKET:
-            units = <int64_t>ceil_div(level_of(&new) - level_of(&old), <u128>n.unit) if level_of(&new) > level_of(&old) else 0
-        else:
-            units = <int64_t>(cur_of(&new) - cur_of(&old)) if cur_of(&new) > cur_of(&old) else 0
-        if units > 0:
-            self.settle_cell(charge, n, 0, units, 0, 0, times)
-        return 0
 
     cdef int give_back(self, Charges charges, int i, Hold *hold, Times *times) except -1:
         """Undoes what this step took of one charge."""

@@ -25,7 +25,8 @@ while m1 was live with the same key since T1 < T2, by Y. X's claim stood from be
 found nothing, and m1 was not live before T1, so S1 < T1 and m1's claim was made after S1. Y saw that claim in its step 1 and
 looked at m2 only then, which is after X's claim was made and before T1 < T2: it found the claim there, and did not go on
 before it was void. Then X's swap failed: contradiction. Both looks come after both claims because a swap is a full
-fence (word.pxd). tests/core/test_slots_model.py tries every interleaving of small cases, kills included.
+fence (word.pxd). tests/core/test_slots_model.py tries every interleaving of small cases, and
+tests/laws/test_shared_interleavings.py stops the compiled code before its accesses.
 
 **A state is never mistaken for another key's.** State is read before key: a swap from that state succeeds only if the state
 stood all the while, hence the key too, unless the slot was vacated, taken by another key and came to the very same state.
@@ -40,7 +41,7 @@ never a cell of the key behind one that was never used.
 from libc.stdint cimport int64_t, uint64_t
 from mapped_cell cimport AT_MASK, at_of, is_cell
 from ticks cimport mulhi
-from word cimport Word, load64, same_word, word_load, word_swap
+from word cimport Word, add64, load64, same_word, word_load, word_swap
 
 cdef enum:
     # A window of 32 slots at two thirds load is full for 6 in 10,000 newcomers; when it is, `when_full` decides.
@@ -63,6 +64,7 @@ cdef extern from *:
 cdef struct Slots:
     Slot *at
     uint64_t homes       # PROBES - 1 slots more than these: no window wraps around
+    uint64_t *live       # how many slots hold a cell, for people: nothing is decided by it
 
 ctypedef bint (*Forgettable)(const void *table, Word state, Word key) noexcept nogil
 
@@ -188,6 +190,7 @@ cdef inline Slot *slot_claim(const Slots *t, uint64_t a, uint64_t b, uint64_t id
                 wanted = vacated(state[0], key[0])
                 if not word_swap(&mine.state, state[0], wanted):
                     continue
+                add64(t.live, <uint64_t>-1)
                 state[0] = wanted
             elif is_claim(state[0], key[0]):
                 wanted = claim_void(state[0])
@@ -221,3 +224,23 @@ cdef inline Slot *slot_claim(const Slots *t, uint64_t a, uint64_t b, uint64_t id
         if alone:
             found[0] = CLAIM
             return mine
+
+cdef inline bint slot_bar(const Slots *t, uint64_t a, uint64_t b) noexcept nogil:
+    """Keeps the key from going live on what was known until now: every claim of it becomes void. True when it is live."""
+    cdef Slot *home = home_slot(t, a)
+    cdef Slot *slot = home
+    cdef Word s, k
+    cdef int i = 0
+    while i < PROBES:
+        s = word_load(&slot.state)
+        k = word_load(&slot.key)
+        if is_key(k, a, b):
+            if is_cell(s):
+                return True
+            if is_claim(s, k) and not word_swap(&slot.state, s, claim_void(s)):
+                continue  # it has just changed: look at it again
+        if never_used(slot):
+            break
+        slot += 1
+        i += 1
+    return False

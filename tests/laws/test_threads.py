@@ -50,9 +50,11 @@ def bucket(more: str) -> str:
     ],
     ids=["bucket", "bucket and places", "places", "day"],
 )
-def test_threads_admit_exactly_what_there_is(limits):
-    for _ in range(3):
-        shield = Shield(Policy.parse(f'version = 1\nname = "threads"\n{limits}'), clock=None)
+@pytest.mark.parametrize("store", ["memory", "shared"])
+def test_threads_admit_exactly_what_there_is(limits, store, tmp_path):
+    for i in range(3):
+        url = "memory://" if store == "memory" else f"shared://threads{i}?max_keys=100&max_receipts=1&dir={tmp_path}"
+        shield = Shield(Policy.parse(f'version = 1\nname = "threads"\n{limits}'), url, clock=None)
         assert hammer(shield, 4, 400) == 500
 
 
