@@ -52,7 +52,7 @@ cdef class Charges:
     `reason` is None, or why a guard refused the request already: then only `count_denied` charges are left, as penalties.
     """
 
-    cdef CompiledPolicy policy
+    cdef readonly CompiledPolicy policy
     cdef readonly object request
     cdef Charge *items
     cdef int n
@@ -158,6 +158,32 @@ cdef class Charges:
             self.policy.limits[charge.limit], self.numbers_of(charge), charge.cost, self.policy.partition(self, c.group),
             bool(c.enforced), bool(c.count_denied),
         )
+
+    def outline(self):
+        """For a store that has met these charges before: (shape, partitions, costs).
+
+        `shape` is the same bytes for charges that differ in keys and costs alone, under one policy; `partitions` are the
+        canonical bytes of the keys, one for each distinct tuple of key fields, in the order in which charges first use it.
+        """
+        cdef uint32_t pairs[2 * INLINE_CHARGES + 1]
+        cdef int64_t seen = 0  # groups from 62 on are not told apart: such charges have no shape
+        cdef int i, group
+        cdef list partitions, costs
+        if self.n > INLINE_CHARGES:
+            return None
+        partitions, costs = [], []
+        pairs[0] = self.reason is not None
+        for i in range(self.n):
+            group = self.policy.items[self.items[i].limit].group
+            if group > 62:
+                return None
+            if not seen >> group & 1:
+                seen |= <int64_t>1 << group
+                partitions.append(self.policy.partition(self, group))
+            pairs[2 * i + 1] = self.items[i].limit
+            pairs[2 * i + 2] = self.items[i].numbers
+            costs.append(self.items[i].cost)
+        return (<char *>pairs)[:4 * (2 * self.n + 1)], partitions, tuple(costs)
 
     cdef object numbers_of(self, Charge *charge):
         limit = self.policy.limits[charge.limit]

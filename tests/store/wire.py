@@ -13,6 +13,7 @@ from typing import Any
 import hiredis
 
 from shield.store.lua import SCRIPTS
+from shield.store.steps import VERSION
 from tests.servers import Server
 
 PATIENCE_S = 10.0
@@ -93,6 +94,8 @@ def healthy(command: Command) -> bytes:
             return b"$40\r\n%s\r\n" % sha
         case b"ROLE":
             return b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+        case b"GET" if command[1].endswith(b":~version"):
+            return b"$1\r\n%d\r\n" % VERSION
         case b"ECHO":
             return b"$%d\r\n%b\r\n" % (len(command[1]), command[1])
         case b"INFO":
