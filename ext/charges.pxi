@@ -197,16 +197,21 @@ cdef class Charges:
 
         token bucket: (verdict, units, ticks, at_us). windows: (verdict, cur, prev, start_us, end_us).
         concurrency: (verdict, in_use, enough_expire_us, lease_id). Verdicts: 0 fits, 1 does not, 2 the store is full.
+        None where the store had refused another charge already and was not asked about this one.
         """
         cdef int i
         cdef Charge *charge
         cdef Numbers *n
+        cdef bint untold = False
         if len(outcomes) != self.n:
             raise ValueError(f"{len(outcomes)} outcomes for {self.n} charges")
         self.now_us = now_us
         for i in range(self.n):
             charge = &self.items[i]
             n = &self.policy.registry.items[charge.numbers]
+            if outcomes[i] is None:
+                charge.verdict, charge.unknown, untold = FITS, 1, True
+                continue
             outcome = tuple(outcomes[i])
             if len(outcome) < (4 if n.algorithm in (TOKEN_BUCKET, CONCURRENCY) else 5):
                 raise ValueError(f"outcome {i} has {len(outcome)} parts")
@@ -222,6 +227,16 @@ cdef class Charges:
                 charge.state.at_us = outcome[3]
                 charge.end_us = outcome[4]
         self.conclude()
+        if untold:
+            if self.admitted:
+                raise ValueError("nothing was refused, and some outcomes are missing")
+            self.degraded = False  # the store's own refusal, as it was told a moment ago
+
+    def waits(self):
+        """Microseconds until each charge would fit, 0 where it does, None for never; for a refusal that is remembered."""
+        cdef int i
+        return [0 if self.items[i].verdict != OVER else self.retry_of(&self.items[i], self.items[i].cost)
+                for i in range(self.n)]
 
     cdef int conclude(self) except -1:
         """All or nothing: admitted when every enforced charge fits and no guard refused."""

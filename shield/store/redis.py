@@ -16,18 +16,20 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 from shield.errors import ReceiptError, StoreError, StoreProtocolError, StoreTimeout
-from shield.store import Lease, Settlement, SettlementEntry
+from shield.store import Lease, Settlement
 from shield.store.batch import Batcher, Outcome
 from shield.store.breaker import Breaker
+from shield.store.denials import Denials
 from shield.store.greeting import greeting, load_command
 from shield.store.lane import OutOfMemory, ScriptMissing
+from shield.store.late import LateReplies, has_reply, settle_command
 from shield.store.link import Link
-from shield.store.lua import RELEASE, SCRIPTS, SETTLE, Script
-from shield.store.resp import encode
-from shield.store.steps import OUTCOME, PLACES, Forms, Step, pack_settle
+from shield.store.lua import RELEASE, SCRIPTS
+from shield.store.resp import bulk, encode, evalsha
+from shield.store.steps import OUTCOME, Forms, Step
 from shield.store.target import describe, parse_redis_url
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 # What check.lua and settle.lua begin their answers with, and a verdict.
 REFUSED, TAKEN, FULL, MISPLACED, FOREIGN = 0, 1, 2, 3, 4
 AGAIN, SETTLED, EXPIRED = 0, 1, 2
-FITS = 0
 SECRET_BYTES: Final = 32
 # Leases are given back one request at a time or by an operator: more in one call is split.
 MAX_RELEASE: Final = 1000
@@ -50,6 +51,7 @@ class RedisStore:
     Options: `prefix` (of every key, "shield"), `deadline` of a step ("20ms"), `connections` (2),
     `connect_timeout` ("1s"), `max_in_flight` requests per connection (1024; as many wait), `ttl_slack` ("60s": how much
     longer than needed a key lives, because numbers may be lowered and clocks stepped while it lies idle),
+    `deny_cache` (65536 refusals, remembered for a second at most; 0 asks the server every time),
     `db`, and redis-py's `ssl_...` files.
 
     `clock` (Unix nanoseconds) guesses the server's calendar day. `instant`, for tests alone: what time the
@@ -79,17 +81,33 @@ class RedisStore:
             max_in_flight=target.max_in_flight,
             greeting=greeting(self._forms.version_key),
         )
+        self._late = LateReplies(
+            self._link, self._forms, slack_ms=self._slack_ms, instant=self._instant, forget=self._forget
+        )
         self._batcher = Batcher(
             self._link,
             slack_ms=self._slack_ms,
             max_waiting=target.connections * target.max_in_flight,
-            late=self._came_late,
+            late=self._late.came,
             around_us=self._around_us,
         )
         self._batcher.instant = self._instant
+        self._denials = Denials(target.deny_cache) if target.deny_cache else None
+        # A request that asks for all of a second's refusals anew has missed its deadline by then, or was lost.
+        self._patience_us = 2 * target.deadline_us
         self._loading: asyncio.Task[None] | None = None
         self._counts = dict.fromkeys(
-            ("checks", "failures", "late_taken", "late_given_back", "late_lost", "script_reloads", "oom"), 0
+            (
+                "checks",
+                "failures",
+                "late_taken",
+                "late_given_back",
+                "late_lost",
+                "script_reloads",
+                "oom",
+                "denials_known",
+            ),
+            0,
         )
 
     # ---- life ----------------------------------------------------------------------------------------------
@@ -118,6 +136,7 @@ class RedisStore:
         """Counts since the start, and gauges: connections that are up, requests in flight, the breaker."""
         return {
             **self._counts,
+            **self._late.counts,
             "timeouts": self._link.timeouts + self._batcher.expired,
             "connects": self._link.connects,
             "connections_lost": self._link.losses,
@@ -147,8 +166,16 @@ class RedisStore:
             charges.resolve(self._around_us(self._instant()), ())
             return
         self._counts["checks"] += 1
+        step = self._forms.step(charges)
+        asked_us = self._passing_us()
+        if self._denials and _may_be_known(charges):
+            known = self._denials.find(step, asked_us, self._patience_us)
+            if known is not None:
+                self._counts["denials_known"] += 1
+                charges.resolve(known.now_us, known.states)
+                return
         try:
-            now_us, status, states = await self._decide(self._forms.step(charges))
+            now_us, status, states = await self._decide(step)
             try:
                 charges.resolve(now_us, [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)])
             except (TypeError, ValueError, OverflowError):
@@ -158,6 +185,8 @@ class RedisStore:
             raise
         if status == FULL:
             self._counts["oom"] += 1
+        elif status == REFUSED and self._denials is not None and step.shape.deniable:
+            self._denials.note(step, now_us, states, charges.waits(), asked_us, self._passing_us())
 
     async def _decide(self, step: Step) -> Outcome:
         """What became of one request. Whatever takes more than one command still ends with the first's deadline."""
@@ -187,8 +216,8 @@ class RedisStore:
         except BaseException as error:
             self._heard_of(error, asked_us)
             # The reply and the cancellation may come in the same turn of the loop.
-            if isinstance(error, asyncio.CancelledError) and _has_reply(future):
-                self._came_late(step, future.result())
+            if isinstance(error, asyncio.CancelledError) and has_reply(future):
+                self._late.came(step, future.result())
             raise
         self._breaker.success()
         return outcome
@@ -204,10 +233,19 @@ class RedisStore:
 
     async def settle(self, settlement: Settlement) -> bool:
         """Refunds or charges the differences, once per receipt. False when that was done before."""
+        self._forget(settlement)
+        try:
+            return await self._settle(settlement)
+        finally:
+            self._forget(settlement)  # also what was asked before it was done, and refused
+
+    async def _settle(self, settlement: Settlement) -> bool:
         instant = self._instant()
         around_us = self._around_us(instant)
         for _ in range(2):
-            call = self._settle_command(settlement, instant, around_us, once=True)
+            call = settle_command(
+                self._forms, settlement, instant, slack_ms=self._slack_ms, once=True, around_us=around_us
+            )
             reply = await self._guarded(call)
             if type(reply) is not list or len(reply) != 2:
                 raise StoreProtocolError("the store answered a settlement with something else")
@@ -227,7 +265,7 @@ class RedisStore:
             some = leases[at : at + MAX_RELEASE]
             keys = [self._forms.lease_key(lease.limit_name, lease.address) for lease in some]
             ids = [lease.lease_id.encode() for lease in some]
-            reply = await self._guarded(_evalsha(RELEASE, keys, (self._instant(), *ids)))
+            reply = await self._guarded(evalsha(RELEASE.sha, keys, (self._instant(), *ids)))
             if not isinstance(reply, int):
                 raise StoreProtocolError("the store answered a release with something else")
             freed += reply
@@ -244,49 +282,17 @@ class RedisStore:
             raise StoreProtocolError(f"the value at {key.decode()} is no secret of {SECRET_BYTES} bytes")
         return secret
 
-    def _settle_command(self, settlement: Settlement, instant: bytes, around_us: int, *, once: bool) -> bytes:
-        keys, blob = pack_settle(self._forms, settlement, slack_ms=self._slack_ms, once=once, around_us=around_us)
-        return _evalsha(SETTLE, keys, (blob, instant))
+    def _forget(self, settlement: Settlement) -> None:
+        """Units come back to these buckets: what was refused may be had."""
+        if self._denials is not None:
+            for entry in settlement.entries:
+                form = self._forms.of(entry.limit)
+                self._denials.forget(bulk(form.key(entry.address)), form.id, self._passing_us())
 
-    # ---- late replies --------------------------------------------------------------------------------------
-
-    def _came_late(self, step: Step, outcome: Outcome) -> None:
-        """What became of a request that nobody waits for any more: what it took is given back. Never raises."""
-        now_us, status, states = outcome
-        if status != TAKEN:
-            return
-        self._counts["late_taken"] += 1
-        entries = []
-        places = []
-        for i in range(len(step.shape)):
-            bucket = step.charges.bucket(i)
-            form = self._forms.of(bucket.limit)
-            if states[OUTCOME * i] != FITS or bucket.cost == 0:
-                continue
-            address = form.address(bucket.partition)
-            if form.kind == PLACES:
-                places.append((form.key(address), step.charges.lease_id(i).encode()))
-            else:
-                start_us = states[OUTCOME * i + 3]
-                entries.append(SettlementEntry(bucket.limit, address, bucket.cost, 0, start_us, numbers=bucket.numbers))
-        instant = self._instant()
-        if entries:
-            back = Settlement(b"", 0, now_us, tuple(entries))
-            self._give_back(self._settle_command(back, instant, now_us, once=False))
-        if places:
-            keys, ids = [key for key, _ in places], [lease_id for _, lease_id in places]
-            self._give_back(_evalsha(RELEASE, keys, (instant, *ids)))
-
-    def _give_back(self, call: bytes) -> None:
-        try:
-            self._link.request(call).add_done_callback(self._given_back)
-        except StoreError:
-            self._counts["late_lost"] += 1
-
-    def _given_back(self, future: asyncio.Future[Any]) -> None:
-        reply = future.result() if _has_reply(future) else None
-        done = isinstance(reply, int) or (isinstance(reply, list) and reply[1:] == [SETTLED])
-        self._counts["late_given_back" if done else "late_lost"] += 1
+    def forget_denials(self) -> None:
+        """Asks the server anew for every key: after a reset, or when overrides have changed."""
+        if self._denials is not None:
+            self._denials.clear()
 
     # ---- asking --------------------------------------------------------------------------------------------
 
@@ -353,6 +359,10 @@ class RedisStore:
     def _monotonic_us(self) -> int:
         return time.monotonic_ns() // 1000
 
+    def _passing_us(self) -> int:
+        """What is remembered ages by this clock: monotonic, or the one of a test."""
+        return self._monotonic_us() if self.instant is None else self.instant()
+
     def _instant(self) -> bytes:
         return b"" if self.instant is None else b"%d" % self.instant()
 
@@ -363,15 +373,13 @@ class RedisStore:
         return int(instant) if instant else time.time_ns() // 1000
 
 
-def _has_reply(future: asyncio.Future[Any] | None) -> TypeGuard[asyncio.Future[Any]]:
-    return future is not None and future.done() and not future.cancelled() and future.exception() is None
+def _may_be_known(charges: Charges) -> bool:
+    """Nonces and idempotency keys are to be spent or found, also by a request that is refused."""
+    request = charges.request
+    return request.nonce is None and request.idempotency is None
 
 
 def _heard(task: asyncio.Future[Any]) -> None:
     """Takes note of a task's exception, which those who waited for it have heard of, if any still did."""
     if not task.cancelled():
         task.exception()
-
-
-def _evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes]) -> bytes:
-    return encode((b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *arguments))

@@ -153,7 +153,18 @@ class Form:
 class Shape:
     """Charges of which only the keys and costs are still to be named."""
 
-    __slots__ = ("_calendars", "_described", "_from_us", "_refused", "_to_us", "_wire", "key_of", "keys", "places")
+    __slots__ = (
+        "_calendars",
+        "_described",
+        "_from_us",
+        "_refused",
+        "_to_us",
+        "_wire",
+        "deniable",
+        "key_of",
+        "keys",
+        "places",
+    )
 
     def __init__(self, described: Sequence[tuple[Form, Bucket]], refused: bool) -> None:
         self._described = [
@@ -179,6 +190,16 @@ class Shape:
                 cells[group] = len(self.keys) + 1
             self.keys.append((group, form))
             self.key_of.append(len(self.keys))
+        self.deniable: list[tuple[int, int, Form, Numbers]] = []
+        """Charges whose refusal may be remembered: index, which key, form, numbers. None of a request whose refusals
+        are charged, or that a guard has refused.
+        """
+        if not refused and not any(bucket.count_denied for _, bucket in described):
+            self.deniable = [
+                (i, self.key_of[i] - 1, form, bucket.numbers)
+                for i, (form, bucket) in enumerate(described)
+                if bucket.enforced and form.kind != PLACES
+            ]
         self._calendars = [form for form, _ in described if form.kind == CALENDAR]
         self._wire = b""
         self._from_us, self._to_us = 0, -1

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 
+from shield.store.denials import MAX_DENIALS
 from shield.store.lane import Transport
 from shield.store.url import Options, StoreURLError, split_url
 
@@ -25,6 +26,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     # At 20 ms this is 50,000 checks a second on one connection; what is beyond waits for nothing.
     "max_in_flight": 1024,
     "ttl_slack": 60_000_000,
+    "deny_cache": MAX_DENIALS,
 }
 _SECOND_US = 1_000_000
 
@@ -43,6 +45,8 @@ class Target:
     connect_timeout_us: int
     max_in_flight: int
     ttl_slack_us: int
+    deny_cache: int
+    """How many refusals are remembered."""
 
 
 def parse_redis_url(url: str) -> Target:
@@ -57,6 +61,7 @@ def parse_redis_url(url: str) -> Target:
         "connect_timeout": Options.duration(1_000, 60 * _SECOND_US),
         "max_in_flight": Options.whole(1, 1_000_000),
         "ttl_slack": Options.duration(0, 30 * 86_400 * _SECOND_US),
+        "deny_cache": Options.whole(0, 10_000_000),
         "db": Options.whole(0, 2**31 - 1),
     }
     if parts.scheme == "rediss":
@@ -88,6 +93,7 @@ def parse_redis_url(url: str) -> Target:
         connect_timeout_us=own["connect_timeout"],
         max_in_flight=own["max_in_flight"],
         ttl_slack_us=own["ttl_slack"],
+        deny_cache=own["deny_cache"],
     )
 
 

@@ -31,7 +31,7 @@ async def test_each_hears_of_its_own(any_server: Server) -> None:
 
 
 async def test_one_key_is_counted_through_all_commands(any_server: Server) -> None:
-    async with world(any_server.url, prefix="one", connections=4) as here:
+    async with world(any_server.url, prefix="counted", connections=4) as here:
         decisions = await asyncio.gather(*[here.ask() for _ in range(100)])
         assert sum(decision.allowed for decision in decisions) == 8
 
