@@ -213,3 +213,17 @@ def test_a_clock_that_goes_back_ends_what_is_remembered() -> None:
     denials.note(step, START_US, [1, 5, 0, START_US, 0], [720 * SECOND_US], 10, 11)
     assert denials.find(step, 12, 1) is not None
     assert denials.find(step, 9, 1) is None
+
+
+def test_a_refusal_asked_before_and_heard_after_something_came_back_is_not_remembered() -> None:
+    """Two connections: the refund was faster than the refusal."""
+    here = World("unix:///unused", ONE)
+    step = here.store._forms.step(here.charges())
+    denials = here.store._denials
+    assert denials is not None
+    _, cell, form, _ = step.shape.deniable[0]
+    denials.forget(step.cells[cell], form.id, 20)
+    denials.note(step, START_US, [1, 5, 0, START_US, 0], [720 * SECOND_US], 20, 30)
+    assert denials.find(step, 31, 1) is None
+    denials.note(step, START_US, [1, 5, 0, START_US, 0], [720 * SECOND_US], 21, 30)
+    assert denials.find(step, 31, 1) is not None
