@@ -17,6 +17,9 @@ cdef struct Charge:
     uint8_t rebased
 
 
+cdef enum:
+    OUTLINE_CHARGES = 16  # requests that meet more limits are described to a remote store charge by charge
+
 # Blocks for BLOCK_CHARGES charges. Inside of the object they would be cleared with it for every request, which costs more
 # than all else about making one.
 cdef Charge *spare_blocks[SPARE_BLOCKS]
@@ -165,11 +168,11 @@ cdef class Charges:
         `shape` is the same bytes for charges that differ in keys and costs alone, under one policy; `partitions` are the
         canonical bytes of the keys, one for each distinct tuple of key fields, in the order in which charges first use it.
         """
-        cdef uint32_t pairs[2 * INLINE_CHARGES + 1]
+        cdef uint32_t pairs[2 * OUTLINE_CHARGES + 1]
         cdef int64_t seen = 0  # groups from 62 on are not told apart: such charges have no shape
         cdef int i, group
         cdef list partitions, costs
-        if self.n > INLINE_CHARGES:
+        if self.n > OUTLINE_CHARGES:
             return None
         partitions, costs = [], []
         pairs[0] = self.reason is not None
@@ -235,8 +238,14 @@ cdef class Charges:
     def waits(self):
         """Microseconds until each charge would fit, 0 where it does, None for never; for a refusal that is remembered."""
         cdef int i
-        return [0 if self.items[i].verdict != OVER else self.retry_of(&self.items[i], self.items[i].cost)
-                for i in range(self.n)]
+        cdef list out = []
+        cdef u128 wait_us = 0
+        for i in range(self.n):
+            if self.items[i].verdict != OVER:
+                out.append(0)
+            else:
+                out.append(from_u128(wait_us) if self.refusal_wait_of(&self.items[i], &wait_us) else None)
+        return out
 
     cdef int conclude(self) except -1:
         """All or nothing: admitted when every enforced charge fits and no guard refused."""
