@@ -64,6 +64,8 @@ cdef class Charges:
     cdef int address_bytes
     cdef int64_t request_cost
     cdef int64_t request_bytes
+    cdef int64_t empty_at_us          # 0, or when the store was lost for which this process stands in with its share
+    cdef int64_t spare                # units of each bucket that were left then
     cdef readonly int64_t now_us
     cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason

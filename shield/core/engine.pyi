@@ -112,7 +112,15 @@ class Table:
     @property
     def full_allowances(self) -> int: ...
     def __len__(self) -> int: ...
-    def apply(self, charges: Charges, *, degraded: bool = False, now_us: int | None = None) -> None: ...
+    def apply(
+        self,
+        charges: Charges,
+        *,
+        degraded: bool = False,
+        now_us: int | None = None,
+        empty_at_us: int | None = None,
+        spare: int = 0,
+    ) -> None: ...
     def settle(
         self,
         policy: CompiledPolicy,

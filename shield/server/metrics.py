@@ -33,7 +33,18 @@ LATENCY_BUCKETS: Final = (
 )
 # What of a store's counts goes up and down; everything else it counts only grows.
 GAUGES: Final = frozenset(
-    {"keys", "max_keys", "size_bytes", "leases", "max_leases", "connections", "in_flight", "breaker_open"}
+    {
+        "keys",
+        "max_keys",
+        "size_bytes",
+        "leases",
+        "max_leases",
+        "connections",
+        "in_flight",
+        "waiting",
+        "nodes",
+        "breaker_open",
+    }
 )
 
 StoreStats = Callable[[], Mapping[str, object]]

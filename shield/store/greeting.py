@@ -4,13 +4,19 @@ the states it holds are of this release's layout. A connection that may carry a 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from shield.errors import StoreError, StoreProtocolError
 from shield.store.lane import Greeting
 from shield.store.lua import SCRIPTS, Script
 from shield.store.resp import encode
 from shield.store.steps import VERSION
+
+# All that Shield's account may do, after "reset on >PASSWORD". Without INFO it works as well, and warns of nothing.
+ACL_RULES: Final = (
+    "~{prefix}:* -@all +evalsha +eval +script|load +set +get +mget +exists +zcount +zrangebyscore +zadd +zrange"
+    " +zremrangebyscore +zrem +zcard +pexpire +time +role +info +select +ping +client|setinfo +hello"
+)
 
 
 def greeting(version_key: bytes) -> list[Greeting]:

@@ -24,6 +24,7 @@ from shield.store.batch import Batcher, Outcome
 from shield.store.breaker import Breaker
 from shield.store.denials import Denials
 from shield.store.greeting import greeting, load_command
+from shield.store.heartbeat import Heartbeat
 from shield.store.lane import OutOfMemory, ScriptMissing
 from shield.store.late import LateReplies, has_reply, settle_command
 from shield.store.link import Link
@@ -84,6 +85,7 @@ class RedisStore:
         self._late = LateReplies(
             self._link, self._forms, slack_ms=self._slack_ms, instant=self._instant, forget=self._forget
         )
+        self._heart = Heartbeat(f"{target.prefix}:~nodes".encode(), self._ask)
         self._batcher = Batcher(
             self._link,
             slack_ms=self._slack_ms,
@@ -119,11 +121,13 @@ class RedisStore:
         await self._link.open()
         if self._link.up:
             self.warnings = await self._inspect()
+        await self._heart.start()
 
     async def close(self) -> None:
         """Closes the connections; whoever still waits gets a StoreError."""
         if self._loading is not None:
             self._loading.cancel()
+        await self._heart.stop()
         self._batcher.close()
         await self._link.close()
 
@@ -131,6 +135,11 @@ class RedisStore:
     def ready(self) -> bool:
         """Whether a step would be tried now."""
         return self._link.up > 0 and self._breaker.would_allow(self._monotonic_us())
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes used this store when it was last heard, this one included."""
+        return self._heart.nodes
 
     def stats(self) -> dict[str, int]:
         """Counts since the start, and gauges: connections that are up, requests in flight, the breaker."""
@@ -142,6 +151,7 @@ class RedisStore:
             "connections_lost": self._link.losses,
             "connections": self._link.up,
             "in_flight": self._link.in_flight,
+            "nodes": self._heart.nodes,
             "waiting": self._batcher.waiting,
             "breaker_opened": self._breaker.opened,
             "breaker_open": int(self._breaker.state != "closed"),
@@ -149,10 +159,10 @@ class RedisStore:
 
     async def _inspect(self) -> tuple[str, ...]:
         try:
-            memory = await self._ask(encode((b"INFO", b"memory")))
+            info = [await self._ask(encode((b"INFO", section))) for section in (b"memory", b"server")]
         except StoreError:
             return ()  # not every account may ask
-        return describe(memory)
+        return describe(b"".join(part for part in info if isinstance(part, bytes)))
 
     # ---- the step ------------------------------------------------------------------------------------------
 

@@ -149,15 +149,25 @@ _TLS_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
+# What the test suite runs on: Redis by major and minor version, Valkey likewise.
+TESTED: Final = {"Redis": ("6.2", "7.0"), "Valkey": ("9.1",)}
+
+
 def describe(info: object) -> tuple[str, ...]:
-    """What is amiss in the answer to INFO memory, one sentence each."""
+    """What is amiss in the answers to INFO memory and INFO server, one sentence each."""
     if not isinstance(info, bytes):
         return ()
-    policy = re.search(rb"^maxmemory_policy:(\S+)", info, re.MULTILINE)
-    limit = re.search(rb"^maxmemory:(\d+)", info, re.MULTILINE)
-    if policy is None or limit is None or int(limit[1]) == 0 or policy[1] == b"noeviction":
-        return ()
-    return (
-        f"maxmemory-policy is {policy[1].decode()}: a full server forgets live buckets, requests get over; "
-        "set it to noeviction, and a full server says so instead",
-    )
+    told = dict(re.findall(r"^(\w+):(\S*)", info.decode("utf-8", "replace"), re.MULTILINE))
+    found = []
+    policy = told.get("maxmemory_policy", "noeviction")
+    if told.get("maxmemory", "0") != "0" and policy != "noeviction":
+        found.append(
+            f"maxmemory-policy is {policy}: a full server forgets live buckets, requests get over; "
+            "set it to noeviction, and a full server says so instead"
+        )
+    name = "Valkey" if "valkey_version" in told else "Redis"
+    version = told.get("valkey_version") or told.get("redis_version")
+    if version is not None and ".".join(version.split(".")[:2]) not in TESTED[name]:
+        tested = ", ".join(f"{kind} {one}" for kind, versions in TESTED.items() for one in versions)
+        found.append(f"{name} {version} is untested; tested are {tested}")
+    return tuple(found)
