@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, memory, scale, server, shared, store
+from bench import core, decision, faults, memory, scale, server, shared, store
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
@@ -24,6 +24,7 @@ BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "shared": shared.run,
     "server": server.run,
     "store": store.run,
+    "faults": faults.run,
 }
 
 
