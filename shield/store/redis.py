@@ -46,8 +46,8 @@ MAX_RELEASE: Final = 1000
 
 
 class RedisStore:
-    """`redis://host:6379/0`, `rediss://...`, `unix:///path?db=0`: buckets on a Redis or Valkey server (6.2 or
-    newer).
+    """`redis://host:6379/0`, `rediss://...`, `unix:///path?db=0`, `redis+sentinel://host/service`: buckets on a Redis
+    or Valkey server (6.2 or newer).
 
     Options: `prefix` (of every key, "shield"), `deadline` of a step ("20ms"), `connections` (2),
     `connect_timeout` ("1s"), `max_in_flight` requests per connection (1024; as many wait), `ttl_slack` ("60s": how much

@@ -13,9 +13,10 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 
 from shield.store.denials import MAX_DENIALS
 from shield.store.lane import Transport
+from shield.store.sentinel import make_through, parse_sentinel_address
 from shield.store.url import Options, StoreURLError, split_url
 
-SCHEMES: Final = ("redis", "rediss", "unix")
+SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
 DEFAULTS: Final[dict[str, Any]] = {
     "prefix": "shield",
     # A check that takes longer than this costs its caller more than a local decision would.
@@ -50,10 +51,11 @@ class Target:
 
 
 def parse_redis_url(url: str) -> Target:
-    """Reads redis://, rediss:// and unix:// URLs. StoreURLError says what is wrong, without credentials."""
+    """Reads a URL of one of SCHEMES. StoreURLError says what is wrong, without credentials."""
     parts = split_url(url)
     if parts.scheme not in SCHEMES:
-        raise StoreURLError(f"{parts.scheme}:// is no Redis URL; those begin with redis://, rediss:// or unix://")
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise StoreURLError(f"{parts.scheme}:// is no Redis URL; those begin with {known}")
     parsers = {
         "prefix": Options.prefix,
         "deadline": Options.duration(100, 10 * _SECOND_US),
@@ -64,26 +66,40 @@ def parse_redis_url(url: str) -> Target:
         "deny_cache": Options.whole(0, 10_000_000),
         "db": Options.whole(0, 2**31 - 1),
     }
+    sentinel = parts.scheme == "redis+sentinel"
     if parts.scheme == "rediss":
         parsers |= _TLS_PARSERS
+    if sentinel:
+        parsers |= {"sentinel_username": Options.secret, "sentinel_password": Options.secret}
     given = parts.options.take(**parsers)
-    address = _address(url, parts.scheme, given.pop("db", None))
+    if sentinel:
+        account = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+        address, sentinels, service = parse_sentinel_address(parts.bare.netloc, parts.bare.path)
+        address["db"] = given.pop("db", 0)
+    else:
+        address = _address(url, parts.scheme, given.pop("db", None))
     own = {name: given.pop(name, default) for name, default in DEFAULTS.items()}
     kwargs = {key: value for key, value in address.items() if key != "connection_class"}
     kwargs |= given
     if parts.scheme != "unix":
         kwargs["socket_keepalive"] = True
-    kind = {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}[parts.scheme]
-    make = partial(
+    kind = {"rediss": SSLConnection, "unix": UnixDomainSocketConnection}.get(parts.scheme, Connection)
+    connect_timeout_s = own["connect_timeout"] / _SECOND_US
+    make: Callable[..., Transport] = partial(
         cast(Callable[..., Transport], kind),
         protocol=2,
         # The link has its own deadline for each request; redis-py's would tear down a connection that is only
         # idle.
         socket_timeout=None,
-        socket_connect_timeout=own["connect_timeout"] / _SECOND_US,
+        socket_connect_timeout=connect_timeout_s,
         **kwargs,
     )
-    where = kwargs["path"] if parts.scheme == "unix" else f"{kwargs['host']}:{kwargs['port']}"
+    if sentinel:
+        asking = {"socket_timeout": connect_timeout_s, "socket_connect_timeout": connect_timeout_s, **account}
+        make = make_through(sentinels, service, make, asking)
+        where = f"{service} of " + ", ".join(f"{host}:{port}" for host, port in sentinels)
+    else:
+        where = kwargs["path"] if parts.scheme == "unix" else f"{kwargs['host']}:{kwargs['port']}"
     return Target(
         where=f"{where} db {kwargs['db']}",
         make=make,
