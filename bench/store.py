@@ -143,9 +143,10 @@ async def _measure(server: Server, name: str, of: Policy, wanted: float, seconds
         single, several = commands(store, of, 1), commands(store, of, MAX_BATCH)
         compiled = compile_policy(of, Registry())
         steps = [store._forms.step(compiled.charges(request(i))) for i in range(KEYS)]
-        plain = [
-            ([_bare(key) for key in step.cells], [b"\0" * 8, b"", *map(_bare, step.arguments(0))]) for step in steps
-        ]
+        plain = []
+        for step in steps:
+            shape, costs = step.shape.wire(0), step.packed_costs()
+            plain.append(([_bare(key) for key in step.cells], [b"\0" * 8, b"", _bare(shape), _bare(costs)]))
         pool, client = redis_py_pool.make(server.url, 64)
 
         async def check(i: int) -> None:

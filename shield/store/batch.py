@@ -31,6 +31,8 @@ MAX_BATCH: Final = 8
 
 _HEAD: Final = b"$7\r\nEVALSHA\r\n" + bulk(CHECK.sha)
 
+_AS_BEFORE: Final = (bulk(b""), bulk(b""))
+
 Outcome = tuple[int, int, list[int]]
 """Of one request: the instant, its status, and five numbers for each of its charges."""
 Late = Callable[[Step, Outcome], None]
@@ -147,9 +149,19 @@ class Batcher:
         instant = self.instant()
         around_us = self._around_us(instant)
         arguments = [self._slack, bulk(instant)]
+        shape: bytes | None = None
+        costs: tuple[int, ...] = ()
         for asked in batch:
-            keys += asked.step.cells
-            arguments += asked.step.arguments(around_us if asked.around_us is None else asked.around_us)
+            step = asked.step
+            keys += step.cells
+            mine = step.shape.wire(around_us if asked.around_us is None else asked.around_us)
+            if mine is shape and step.costs == costs:
+                arguments += _AS_BEFORE
+            else:
+                arguments += (mine, step.packed_costs())
+            shape, costs = mine, step.costs
+            if step.lease_ids:
+                arguments += [bulk(lease_id.encode()) for lease_id in step.lease_ids]
         count = 3 + len(keys) + len(arguments)
         return b"".join((b"*%d\r\n" % count, _HEAD, bulk(b"%d" % len(keys)), *keys, *arguments))
 

@@ -236,12 +236,9 @@ class Step:
         self.costs = costs
         self.lease_ids = lease_ids
 
-    def arguments(self, around_us: int) -> list[bytes]:
-        """What follows the keys, each as an argument on the wire."""
-        parts = [self.shape.wire(around_us), _costs(self.costs)]
-        if self.lease_ids:
-            parts += [bulk(lease_id.encode()) for lease_id in self.lease_ids]
-        return parts
+    def packed_costs(self) -> bytes:
+        """The costs as an argument on the wire."""
+        return _costs(self.costs)
 
 
 class Forms:

@@ -3,8 +3,8 @@
 -- KEYS     for each request in turn, its cells (see level.lua) and sorted sets (concurrency), none twice
 -- ARGV[1]  slack_ms, a double, little-endian
 -- ARGV[2]  tests only: the instant in whole us. Empty: the server's own TIME, read once
--- ARGV[3+] for each request in turn: its shape; its costs; and for each concurrency charge the lease id its places are
---          known by (text without a colon)
+-- ARGV[3+] for each request in turn: its shape and its costs, each empty where it is the one of the request before; and
+--          for each concurrency charge the lease id its places are known by (text without a colon)
 --            shape  doubles: mode, number of keys; then "c8dddddddd" for each charge: the section's id, the number of
 --                   its key among the request's, kind, flags, limit, a, b, c, d (see level.lua)
 --            mode   0 decide; 1 a guard has refused already: take nothing, penalise
@@ -47,16 +47,22 @@ local function read_shape(blob)
   return shape
 end
 
-local argument, base = 3, 0
+local argument, base, shape, costs = 3, 0, nil, nil
 while argument <= #ARGV do
-  local blob = ARGV[argument]
-  local shape = shapes[blob] or read_shape(blob)
-  local costs = ARGV[argument + 1]
-  if not shape or not costs or #costs ~= 8 * #shape or base + shape.keys > #KEYS then
+  local blob, packed = ARGV[argument], ARGV[argument + 1]
+  if blob ~= '' then
+    shape = shapes[blob] or read_shape(blob)
+    shapes[blob] = shape
+  end
+  local fits = shape and packed and base + shape.keys <= #KEYS
+  if fits and packed ~= '' then
+    fits = #packed == 8 * #shape
+    costs = fits and {struct.unpack(shape.format, packed)}
+  end
+  if not fits or not costs or #costs < #shape then
     return redis.error_reply('SHIELD the charges of request ' .. #requests + 1 .. ' do not match its keys')
   end
-  shapes[blob] = shape
-  requests[#requests + 1] = {shape = shape, base = base, costs = {struct.unpack(shape.format, costs)}, leases = argument + 2}
+  requests[#requests + 1] = {shape = shape, base = base, costs = costs, leases = argument + 2}
   for i = 1, #shape do
     local key = KEYS[base + shape[i].key]
     if shape[i].kind ~= CONCURRENCY and not known[key] then
