@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from shield.policy.model import Numbers
-from shield.store.steps import BUCKET, OUTCOME, Step
+from shield.store.steps import BUCKET, OUTCOME, SLIDING, Form, Step
 
 # The bound on how long another node's refund may go unseen, and so on how rarely an attacked key asks: once a second.
 LONGEST_US: Final = 1_000_000
@@ -66,14 +66,21 @@ class Refusal(NamedTuple):
     states: list[State]
 
 
-def _drained(state: tuple[int, ...], numbers: Numbers, now_us: int) -> tuple[int, ...]:
-    """A token bucket as it is at `now_us`, which is no more than a second after it was counted."""
-    verdict, units, ticks, at_us, _ = state
-    if now_us > at_us:
-        left = max(0, units * numbers.refill_us + ticks - numbers.refill_units * (now_us - at_us))
-        units, ticks = divmod(left, numbers.refill_us)
-        at_us = now_us
-    return verdict, units, ticks, at_us, 0
+def _aged(state: tuple[int, ...], form: Form, numbers: Numbers, now_us: int) -> tuple[int, ...]:
+    """A state as it is at `now_us`, which is no more than a second after it was counted."""
+    if form.kind == BUCKET:
+        verdict, units, ticks, at_us, _ = state
+        if now_us > at_us:
+            left = max(0, units * numbers.refill_us + ticks - numbers.refill_units * (now_us - at_us))
+            units, ticks = divmod(left, numbers.refill_us)
+            at_us = now_us
+        return verdict, units, ticks, at_us, 0
+    verdict, cur, _, _, end_us = state
+    if form.kind == SLIDING and now_us >= end_us:
+        # Refused on into the next window, by what still counts of this one.
+        length_us = form.limit.window_us or 0
+        return verdict, 0, cur, end_us, end_us + length_us
+    return state
 
 
 class Denials:
@@ -91,8 +98,7 @@ class Denials:
         to for a successor has `patience_us` before the next one is.
         """
         known = self._known
-        states: list[State] | None = None
-        instant_us = 0
+        refusing: list[tuple[int, Form, Numbers, Denial]] = []
         for i, cell, form, numbers in step.shape.deniable:
             key = (step.cells[cell], form.id)
             denial = known.get(key)
@@ -104,12 +110,15 @@ class Denials:
                 if now_us >= denial.refresh_us:
                     denial.refresh_us = now_us + patience_us
                     return None
-                if states is None:
-                    states = [None] * len(step.shape)
-                known_us = denial.now_us + now_us - denial.heard_us
-                instant_us = max(instant_us, known_us)
-                states[i] = denial.state if form.kind != BUCKET else _drained(denial.state, numbers, known_us)
-        return None if states is None else Refusal(instant_us, states)
+                refusing.append((i, form, numbers, denial))
+        if not refusing:
+            return None
+        # What was heard of at different times is told as of one instant, the earliest that may be now.
+        instant_us = min(denial.now_us + now_us - denial.heard_us for _, _, _, denial in refusing)
+        states: list[State] = [None] * len(step.shape)
+        for i, form, numbers, denial in refusing:
+            states[i] = _aged(denial.state, form, numbers, instant_us)
+        return Refusal(instant_us, states)
 
     def note(
         self,

@@ -153,6 +153,23 @@ async def test_a_reset_is_seen_when_the_store_is_told(server: Server) -> None:
         assert (await here.ask()).allowed
 
 
+async def test_a_sliding_window_is_remembered_into_the_next_one(proxy: Proxy) -> None:
+    """Refused at the end of a window, and at the start of the next with the wait that the server would say."""
+    text = ONE.replace('rate = "5/h"', 'algorithm = "sliding-window"\nrate = "5/2s"')
+    async with world(proxy.url, text, prefix="slide") as here:
+        here.instant_us = START_US + 1_900_000
+        await here.ask(cost=5)
+        first = await here.ask()
+        assert first.retry_after == 0.5, "a fifth of the next window"
+        before = asked(proxy)
+        here.instant_us = START_US + 2_200_000
+        second = await here.ask()
+        assert asked(proxy) == before
+        assert (second.allowed, second.retry_after) == (False, 0.2)
+        here.instant_us += 200_000
+        assert (await here.ask()).allowed
+
+
 @pytest.mark.parametrize("limit", ["count_denied = true", 'algorithm = "concurrency"'])
 async def test_what_must_not_be_remembered_is_not(proxy: Proxy, limit: str) -> None:
     text = ONE + limit + "\n"
