@@ -163,9 +163,11 @@ async def test_a_sliding_window_is_remembered_into_the_next_one(proxy: Proxy) ->
         assert first.retry_after == 0.5, "a fifth of the next window"
         before = asked(proxy)
         here.instant_us = START_US + 2_200_000
-        second = await here.ask()
+        charges = here.charges()
+        await here.store.apply(charges)
         assert asked(proxy) == before
-        assert (second.allowed, second.retry_after) == (False, 0.2)
+        assert (charges.admitted, charges.waits()) == (False, [200_000])
+        assert charges.trace()[0]["state"] == [0, 5, START_US + 2 * SECOND_US, START_US + 4 * SECOND_US]
         here.instant_us += 200_000
         assert (await here.ask()).allowed
 
