@@ -74,7 +74,7 @@ class Shield(LocalDecider):
             self._local = MemoryStore(clock=clock, registry=getattr(self.store, "registry", None))
         self._remote = self.store if isinstance(self.store, RemoteStore) else None
         self._standin: StandIn | None = None
-        if self._remote is not None:
+        if self._remote is not None and isinstance(self._local, MemoryStore):
             from shield.store.standin import StandIn
 
             self._standin = StandIn(self._local.table, partial(compile_policy, registry=self._local.registry))

@@ -45,7 +45,7 @@ async def test_requests_on_both_sides_of_a_day_that_the_node_does_not_know(any_s
 
 
 async def test_in_flight_is_bounded_then_they_wait_then_they_are_told() -> None:
-    async with fake_server() as fake, world(fake.url, connections=2, max_in_flight=4, deadline="50ms") as here:
+    async with fake_server() as fake, world(fake.url, connections=2, max_in_flight=4, deadline="1s") as here:
         fake.behaviour = saying(b"", to=b"EVALSHA")
         await until(lambda: here.store.stats()["connections"] == 2)
         tasks = [asyncio.ensure_future(here.ask()) for _ in range(16)]
