@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, graphql, memory, scale, server, shared
+from bench import core, decision, faults, graphql, memory, scale, server, shared, store
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
@@ -24,6 +24,8 @@ BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "scale": scale.run,
     "shared": shared.run,
     "server": server.run,
+    "store": store.run,
+    "faults": faults.run,
 }
 
 

@@ -17,6 +17,9 @@ cdef struct Charge:
     uint8_t rebased
 
 
+cdef enum:
+    OUTLINE_CHARGES = 16  # requests that meet more limits are described to a remote store charge by charge
+
 # Blocks for BLOCK_CHARGES charges. Inside of the object they would be cleared with it for every request, which costs more
 # than all else about making one.
 cdef Charge *spare_blocks[SPARE_BLOCKS]
@@ -52,7 +55,7 @@ cdef class Charges:
     `reason` is None, or why a guard refused the request already: then only `count_denied` charges are left, as penalties.
     """
 
-    cdef CompiledPolicy policy
+    cdef readonly CompiledPolicy policy
     cdef readonly object request
     cdef Charge *items
     cdef int n
@@ -66,6 +69,8 @@ cdef class Charges:
     cdef int64_t operations           # of GraphQL in a batch; 1 elsewhere
     cdef bint is_priced               # the three above are those of GraphQL operations
     cdef bint shows_cost              # header fields tell the cost: it is known
+    cdef int64_t empty_at_us          # 0, or when the store was lost for which this process stands in with its share
+    cdef int64_t spare                # units of each bucket that were left then
     cdef readonly int64_t now_us
     cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason
@@ -173,6 +178,32 @@ cdef class Charges:
             bool(c.enforced), bool(c.count_denied),
         )
 
+    def outline(self):
+        """For a store that has met these charges before: (shape, partitions, costs).
+
+        `shape` is the same bytes for charges that differ in keys and costs alone, under one policy; `partitions` are the
+        canonical bytes of the keys, one for each distinct tuple of key fields, in the order in which charges first use it.
+        """
+        cdef uint32_t pairs[2 * OUTLINE_CHARGES + 1]
+        cdef int64_t seen = 0  # groups from 62 on are not told apart: such charges have no shape
+        cdef int i, group
+        cdef list partitions, costs
+        if self.n > OUTLINE_CHARGES:
+            return None
+        partitions, costs = [], []
+        pairs[0] = self.reason is not None
+        for i in range(self.n):
+            group = self.policy.items[self.items[i].limit].group
+            if group > 62:
+                return None
+            if not seen >> group & 1:
+                seen |= <int64_t>1 << group
+                partitions.append(self.policy.partition(self, group))
+            pairs[2 * i + 1] = self.items[i].limit
+            pairs[2 * i + 2] = self.items[i].numbers
+            costs.append(self.items[i].cost)
+        return (<char *>pairs)[:4 * (2 * self.n + 1)], partitions, tuple(costs)
+
     cdef object numbers_of(self, Charge *charge):
         limit = self.policy.limits[charge.limit]
         if charge.numbers == self.policy.items[charge.limit].numbers:
@@ -185,16 +216,21 @@ cdef class Charges:
 
         token bucket: (verdict, units, ticks, at_us). windows: (verdict, cur, prev, start_us, end_us).
         concurrency: (verdict, in_use, enough_expire_us, lease_id). Verdicts: 0 fits, 1 does not, 2 the store is full.
+        None where the store had refused another charge already and was not asked about this one.
         """
         cdef int i
         cdef Charge *charge
         cdef Numbers *n
+        cdef bint untold = False
         if len(outcomes) != self.n:
             raise ValueError(f"{len(outcomes)} outcomes for {self.n} charges")
         self.now_us = now_us
         for i in range(self.n):
             charge = &self.items[i]
             n = &self.policy.registry.items[charge.numbers]
+            if outcomes[i] is None:
+                charge.verdict, charge.unknown, untold = FITS, 1, True
+                continue
             outcome = tuple(outcomes[i])
             if len(outcome) < (4 if n.algorithm in (TOKEN_BUCKET, CONCURRENCY) else 5):
                 raise ValueError(f"outcome {i} has {len(outcome)} parts")
@@ -210,6 +246,22 @@ cdef class Charges:
                 charge.state.at_us = outcome[3]
                 charge.end_us = outcome[4]
         self.conclude()
+        if untold:
+            if self.admitted:
+                raise ValueError("nothing was refused, and some outcomes are missing")
+            self.degraded = False  # the store's own refusal, as it was told a moment ago
+
+    def waits(self):
+        """Microseconds until each charge would fit, 0 where it does, None for never; for a refusal that is remembered."""
+        cdef int i
+        cdef list out = []
+        cdef u128 wait_us = 0
+        for i in range(self.n):
+            if self.items[i].verdict != OVER:
+                out.append(0)
+            else:
+                out.append(from_u128(wait_us) if self.refusal_wait_of(&self.items[i], &wait_us) else None)
+        return out
 
     cdef int conclude(self) except -1:
         """All or nothing: admitted when every enforced charge fits and no guard refused."""

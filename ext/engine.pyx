@@ -32,7 +32,8 @@ from keytable cimport (
 )
 from level cimport (
     CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, forgettable, fresh, give_back,
-    level_of, owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, touch,
+    level_of, owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, ticks_of, touch,
+    window_length,
 )
 from mapped_cell cimport (
     AT_BITS, AT_MASK, NARROW_TAGS, NARROW_UNIT_US, WIDE_TAGS, at_of, bucket_word, is_cell, owned_word, owner_of, read_bucket,

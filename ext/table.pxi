@@ -60,9 +60,15 @@ cdef class Table:
     def full_allowances(self):
         return self.full.allowed
 
-    def apply(self, Charges charges not None, *, bint degraded=False, now_us=None):
-        """The step alone. `degraded`: stand in for a store that is away, each limit by its `when_store_fails`."""
-        self.step(charges, read_clock(self.clock, 0) if now_us is None else now_us, degraded)
+    def apply(self, Charges charges not None, *, bint degraded=False, now_us=None, empty_at_us=None, int64_t spare=0):
+        """The step alone. `degraded`: stand in for a store that is away, each limit by its `when_store_fails`, and where
+        `empty_at_us` is given as if at that instant no more than `spare` units had been left of any bucket, and of a window
+        what is to come.
+        """
+        cdef int64_t now = read_clock(self.clock, 0) if now_us is None else now_us
+        charges.empty_at_us = 0 if empty_at_us is None else empty_at_us
+        charges.spare = spare
+        self.step(charges, now, degraded)
 
     cdef int step(self, Charges charges, int64_t now_us, bint degraded) except -1:
         charges.now_us = now_us
@@ -127,7 +133,10 @@ cdef class Table:
             charge = &charges.items[i]
             c = &limits[charge.limit]
             if c.algorithm != CONCURRENCY and not charge.unknown:
-                self.look_at_cell(charge, c, now_us)
+                if charges.empty_at_us > 0 and not charge.shared:
+                    self.look_at_share(charge, charges.empty_at_us, charges.spare, now_us)
+                else:
+                    self.look_at_cell(charge, c, now_us)
         return 0
 
     cdef int make_room(self, Charges charges, int newcomers, int64_t now_us) except -1:
@@ -162,6 +171,41 @@ cdef class Table:
             # A newcomer starts at the level of the shared bucket: what it may have spent there is not forgiven.
             source = &self.shared[c.identity]
         judge(charge, source, NULL if source.numbers == 0 else &self.registry.items[source.numbers], n, now_us)
+        return 0
+
+    cdef int look_at_share(self, Charge *charge, int64_t lost_us, int64_t spare, int64_t now_us) noexcept:
+        """For a node that stands in alone: what the store had left when it was lost may have been spent elsewhere."""
+        cdef Numbers *n = &self.registry.items[charge.numbers]
+        cdef int64_t length_us
+        cdef uint64_t used
+        cdef bint rebased
+        cdef bint known = charge.cell != NULL and charge.cell.numbers != 0
+        lost_us = min(lost_us, now_us)
+        memset(&charge.state, 0, sizeof(Cell))
+        if known:
+            charge.state = charge.cell[0]
+        if n.algorithm == TOKEN_BUCKET:
+            if known and charge.state.at_us >= lost_us:
+                charge.rebased = touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
+            else:
+                set_level(&charge.state, ticks_of(max(0, n.limit - spare), n))
+                charge.state.at_us = lost_us
+                touch(&charge.state, n, n, now_us)
+        else:
+            if known:
+                charge.rebased = touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
+            else:
+                fresh(&charge.state, n, now_us)
+            length_us = window_length(n)
+            if charge.state.at_us <= lost_us < charge.state.at_us + length_us:
+                used = <uint64_t>(((<u128>n.limit) * (<u128>(lost_us - charge.state.at_us)) + <u128>(length_us - 1))
+                                  / <u128>length_us)
+                used = min(used, <uint64_t>max(0, n.limit - spare))
+                set_counts(&charge.state, max(used, cur_of(&charge.state)),
+                           <uint64_t>max(0, n.limit - spare) if n.algorithm != FIXED_WINDOW else 0)
+        rebased = charge.rebased
+        judge(charge, &charge.state, n, n, now_us)
+        charge.rebased |= rebased
         return 0
 
     cdef int64_t look_at_leases(self, Charge *charge, int64_t now_us, int64_t places) except -1:

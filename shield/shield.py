@@ -30,6 +30,7 @@ from shield.store.table import TableStore
 
 if TYPE_CHECKING:
     from shield.store import Store
+    from shield.store.standin import StandIn
 
 
 class Explanation(NamedTuple):
@@ -73,7 +74,13 @@ class Shield(LocalDecider):
             # compiled against one registry and mean nothing to another.
             self._local = MemoryStore(clock=clock, registry=getattr(self.store, "registry", None))
         self._remote = self.store if isinstance(self.store, RemoteStore) else None
+        self._standin: StandIn | None = None
+        if self._remote is not None and isinstance(self._local, MemoryStore):
+            from shield.store.standin import StandIn
+
+            self._standin = StandIn(self._local.table, partial(compile_policy, registry=self._local.registry))
         self._trace = trace
+        self._telling = False
         self._handles = Handles(secret) if secret is not None else None
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
@@ -127,13 +134,39 @@ class Shield(LocalDecider):
         if len(charges) == 0:
             self._table.apply(charges)
             return self._conclude(charges)
+        standin = self._standin
+        if standin is not None and standin.owing and await self._joins_back(standin):
+            return self._conclude(self._alone(standin, request))
         try:
             await self.store.apply(charges)
         except StoreError:
+            if standin is not None:
+                return self._conclude(self._alone(standin, request))
             self._table.apply(charges, degraded=True)
+        else:
+            if standin is not None:
+                standin.store_answers()
         if self._handles is None and not charges.degraded:
             await self._agree_on_secret()
         return self._conclude(charges)
+
+    def _alone(self, standin: StandIn, request: Request) -> Charges:
+        """The step of this node's share, while the store is away."""
+        nodes = getattr(self._remote, "nodes", 1)
+        return standin.decide(request, self.policy, nodes, self._address)
+
+    async def _joins_back(self, standin: StandIn) -> bool:
+        """Whether the store is still to hear what was admitted without it: until then this node decides alone. One
+        request in a while tells it; the others are not kept waiting.
+        """
+        if self._telling or not self.store.ready:
+            return True
+        self._telling = True
+        try:
+            await standin.pay(self.store, self._compiled)
+        finally:
+            self._telling = False
+        return standin.owing
 
     def _decide_elsewhere(self, request: Request) -> Decision:
         raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")

@@ -272,7 +272,11 @@ def test_ten_thousand_requests_agree_with_the_oracle(store: str, tmp_path: Path)
     for record in sorted(records, key=lambda record: record["now_us"]):
         run.play(record)
     assert run.found == []
-    assert (run.decided, run.left_out) == (sum(len(record["charges"]) for record in records), 0)
+    charges = [charge for record in records for charge in record["charges"]]
+    # A shared store that has refused a moment ago is not asked about the rest of the request.
+    unknown = sum(charge["unknown"] for charge in charges)
+    assert (run.decided, run.left_out) == (len(charges) - unknown, unknown)
+    assert unknown == 0 or store != "memory://"
 
 
 def test_the_generated_log_has_the_shape_of_the_recorded_one() -> None:

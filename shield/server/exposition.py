@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # What of a store's counts goes up and down; everything else it counts only grows.
 GAUGES: Final = frozenset(
     {"keys", "max_keys", "size_bytes", "leases", "max_leases", "receipts", "max_receipts"}
-    | {"connections", "in_flight", "breaker_open"}
+    | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
 )
 
 Rows = Iterable[tuple[tuple[str, ...], int | float]]

@@ -132,10 +132,11 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
         from shield.store.shared import SharedStore
 
         return SharedStore(url, clock=clock)
-    if parts.scheme in ("redis", "rediss", "unix"):
+    if parts.scheme in ("redis", "rediss", "unix", "redis+sentinel"):
         from shield.store.redis import RedisStore
 
         return RedisStore(url, clock=clock)
     raise StoreURLError(
-        f"no store for {parts.scheme}://; known are memory://, shared://NAME, redis://, rediss:// and unix://"
+        f"no store for {parts.scheme}://; known are memory://, shared://NAME, redis://, rediss://, unix:// and "
+        "redis+sentinel://"
     )

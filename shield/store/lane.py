@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from redis.exceptions import (
@@ -81,38 +81,55 @@ class Owner(Protocol):
     def lost(self, why: str) -> None: ...
 
 
-def encode(items: Iterable[bytes]) -> bytes:
-    """One command in the wire's form."""
-    parts = [b"$%d\r\n%b\r\n" % (len(item), item) for item in items]
-    return b"*%d\r\n%b" % (len(parts), b"".join(parts))
-
-
 class Call:
-    """One request on its way."""
+    """One command on its way, and who waits for its reply."""
 
-    __slots__ = ("context", "deadline", "future", "late", "payload", "sent_at")
+    __slots__ = ("deadline", "payload", "sent_at", "size")
+
+    def __init__(self, payload: bytes, deadline: float) -> None:
+        self.payload = payload
+        self.deadline = deadline
+        self.sent_at = 0.0
+        self.size = 1
+        """How many requests it decides."""
+
+    def done(self) -> bool:
+        """Whether nobody waits for it any more."""
+        raise NotImplementedError
+
+    def answer(self, reply: Any) -> None:
+        """Hands the reply on, an exception where the server said so."""
+        raise NotImplementedError
+
+    def fail(self, error: StoreError) -> None:
+        """Tells whoever still waits."""
+        raise NotImplementedError
+
+
+class Single(Call):
+    """A command of one caller."""
+
+    __slots__ = ("context", "future", "late")
 
     def __init__(
         self, future: asyncio.Future[Any], payload: bytes, deadline: float, late: Late | None, context: Any
     ) -> None:
+        super().__init__(payload, deadline)
         self.future = future
-        self.payload = payload
-        self.deadline = deadline
         self.late = late
         self.context = context
-        self.sent_at = 0.0
 
-    def answer(self, reply: Any) -> bool:
-        """Hands the reply on; False when nobody waits for it any more."""
+    def done(self) -> bool:
+        return self.future.done()
+
+    def answer(self, reply: Any) -> None:
         if self.future.done():
             if self.late is not None and not isinstance(reply, Exception):
                 self.late(reply, self.context)
-            return False
-        if isinstance(reply, Exception):
+        elif isinstance(reply, Exception):
             self.future.set_exception(translate(reply))
         else:
             self.future.set_result(reply)
-        return True
 
     def fail(self, error: StoreError) -> None:
         if not self.future.done():
@@ -157,12 +174,11 @@ class Lane:
         self.owed: deque[Call] = deque()
         self._idle: asyncio.Future[None] | None = None
         self._broken: asyncio.Future[str] | None = None
-
-    @property
-    def in_flight(self) -> int:
-        return len(self.outgoing) + len(self.owed)
+        self.in_flight = 0
+        """Requests that are to be written or owed a reply."""
 
     def send(self, call: Call) -> None:
+        self.in_flight += call.size
         self.outgoing.append(call)
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
@@ -238,6 +254,7 @@ class Lane:
         outgoing, self.outgoing = self.outgoing, []
         for call in outgoing:
             call.fail(StoreError("the connection to the store was lost"))
+        self.in_flight = 0
 
     async def _read(self, connection: Transport) -> None:
         read = connection.read_response
@@ -249,7 +266,9 @@ class Lane:
                 reply = error
             if not self.owed:
                 raise StoreProtocolError("the server sent something that nobody had asked for")
-            self.owed.popleft().answer(reply)
+            call = self.owed.popleft()
+            self.in_flight -= call.size
+            call.answer(reply)
             if _is_read_only(reply):
                 # After a failover the same name leads to the new primary.
                 raise StoreError("the server has become read-only")
@@ -265,7 +284,8 @@ class Lane:
             now = loop.time()
             payloads = []
             for call in calls:
-                if call.future.done():
+                if call.done():
+                    self.in_flight -= call.size
                     continue  # its caller has gone and nothing was written: nothing needs to be
                 call.sent_at = now
                 self.owed.append(call)
@@ -285,7 +305,7 @@ def is_for_good(error: Exception) -> bool:
     """Whether the server was reached and would refuse us again."""
     if isinstance(error, ResponseError):
         return isinstance(translate(error), StoreProtocolError)
-    return isinstance(error, AuthenticationError)
+    return isinstance(error, (AuthenticationError, StoreProtocolError))
 
 
 async def _hang_up(connection: Transport) -> None:

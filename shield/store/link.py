@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shield.errors import StoreError, StoreTimeout
-from shield.store.lane import Call, Greeting, Lane, Late, Transport, is_for_good, reason
+from shield.store.lane import Call, Greeting, Lane, Late, Single, Transport, is_for_good, reason
 
 # A connection that owes a reply for this long is taken for dead: a network that swallows packets says
 # nothing.
@@ -53,7 +53,7 @@ class Link:
         self._waiting: deque[Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._first: asyncio.Future[None] | None = None
         self._untried: set[Lane] = set()
         self.last_error: str | None = None
@@ -73,13 +73,13 @@ class Link:
         """
         if self._tasks:
             return
-        self._loop = asyncio.get_running_loop()
-        self._first = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self._first = self.loop.create_future()
         self._lanes = [
             Lane(self._make, self._greeting, self._connect_timeout_s, self) for _ in range(self._connections)
         ]
         self._untried = set(self._lanes)
-        self._tasks = [self._loop.create_task(lane.run()) for lane in self._lanes]
+        self._tasks = [self.loop.create_task(lane.run()) for lane in self._lanes]
         try:
             await self._first
         except BaseException:
@@ -126,37 +126,60 @@ class Link:
 
     # ---- requests ------------------------------------------------------------------------------------------
 
+    @property
+    def usable(self) -> bool:
+        """Whether a connection is up."""
+        return any(lane.up for lane in self._lanes)
+
+    def room(self) -> int:
+        """How many requests may be sent now, on the connection that would take them."""
+        return max((self._max_in_flight - lane.in_flight for lane in self._lanes if lane.up), default=0)
+
     def request(self, payload: bytes, late: Late | None = None, context: Any = None) -> asyncio.Future[Any]:
         """Sends one encoded command; the future brings its reply or a StoreError, within the deadline.
 
         `late(reply, context)` is called instead when a reply comes after the future was done: timed out or
         cancelled. Raises StoreError at once, having sent nothing, when no connection is up or all are full.
         """
+        if self.loop is None:
+            raise StoreError(self.why_not())
+        call = Single(self.loop.create_future(), payload, self.loop.time() + self._deadline_s, late, context)
+        self.send(call)
+        return call.future
+
+    def send(self, call: Call) -> None:
+        """Sends a command that hears by its deadline. StoreError as for `request`."""
         best: Lane | None = None
         fewest = self._max_in_flight
         for lane in self._lanes:
             if lane.up and lane.in_flight < fewest:
                 best, fewest = lane, lane.in_flight
-        if best is None or self._loop is None:
-            raise StoreError(self._why_not())
-        call = Call(self._loop.create_future(), payload, self._loop.time() + self._deadline_s, late, context)
+        if best is None:
+            raise StoreError(self.why_not())
         best.send(call)
         waiting = self._waiting
-        while waiting and waiting[0].future.done():
+        while waiting and waiting[0].done():
             waiting.popleft()
-        waiting.append(call)
+        if not waiting or waiting[-1].deadline <= call.deadline:
+            waiting.append(call)
+        else:
+            # It has waited for its turn while others came that need not.
+            at = len(waiting)
+            while at and waiting[at - 1].deadline > call.deadline:
+                at -= 1
+            waiting.insert(at, call)
         if self._timer is None or self._timer_at > call.deadline:
             self._watch(call.deadline)
-        return call.future
 
     def _watch(self, until: float) -> None:
-        assert self._loop is not None
+        assert self.loop is not None
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = until
-        self._timer = self._loop.call_at(until, self._expire)
+        self._timer = self.loop.call_at(until, self._expire)
 
-    def _why_not(self) -> str:
+    def why_not(self) -> str:
+        """In words, why nothing can be sent."""
         if not self._tasks:
             return "the store is not open"
         if self.up:
@@ -164,23 +187,21 @@ class Link:
         return f"not connected to the store: {self.last_error or 'still connecting'}"
 
     def _expire(self, turns: int = GRACE_TURNS) -> None:
-        """All deadlines are equally long, so they end in the order of the requests: one timer watches them
-        all.
-        """
-        assert self._loop is not None
-        now = self._loop.time()
+        """The requests stand in the order in which their deadlines end: one timer watches them all."""
+        assert self.loop is not None
+        now = self.loop.time()
         waiting = self._waiting
-        while waiting and waiting[0].future.done():
+        while waiting and waiting[0].done():
             waiting.popleft()
         if turns and waiting and waiting[0].deadline <= now:
             # Where it was this process that had no time, the replies are there and only need to be read.
-            self._loop.call_soon(self._expire, turns - 1)
+            self.loop.call_soon(self._expire, turns - 1)
             return
         self._timer = None
-        while waiting and (waiting[0].future.done() or waiting[0].deadline <= now):
+        while waiting and (waiting[0].done() or waiting[0].deadline <= now):
             call = waiting.popleft()
-            if not call.future.done():
-                self.timeouts += 1
+            if not call.done():
+                self.timeouts += call.size
                 call.fail(StoreTimeout(f"no answer from the store within {self._deadline_s * 1000:g} ms"))
         ends = [waiting[0].deadline] if waiting else []
         for lane in self._lanes:

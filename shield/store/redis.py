@@ -1,4 +1,4 @@
-"""The store of many hosts: one EVALSHA per request over all its charges, answered within a deadline or not at
+"""The store of many hosts: one atomic step per request over all its charges, answered within a deadline or not at
 all.
 
 The law of this file: a step is sent once. When its reply misses the deadline the answer is StoreTimeout,
@@ -16,15 +16,21 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 from shield.errors import ReceiptError, StoreError, StoreProtocolError, StoreTimeout
-from shield.store import Lease, Settlement, SettlementEntry
+from shield.store import Lease, Settlement
+from shield.store.batch import Batcher, Outcome
 from shield.store.breaker import Breaker
-from shield.store.lane import Late, OutOfMemory, ScriptMissing, encode
+from shield.store.denials import Denials
+from shield.store.greeting import greeting, load_command
+from shield.store.heartbeat import Heartbeat
+from shield.store.lane import OutOfMemory, ScriptMissing
+from shield.store.late import LateReplies, has_reply, settle_command
 from shield.store.link import Link
-from shield.store.lua import CHECK, RELEASE, SCRIPTS, SETTLE, Script
-from shield.store.steps import PLACES, Charge, Forms, pack_check, pack_settle
+from shield.store.lua import RELEASE, SCRIPTS
+from shield.store.resp import bulk, encode, evalsha
+from shield.store.steps import OUTCOME, Forms, Step
 from shield.store.target import describe, parse_redis_url
 
 if TYPE_CHECKING:
@@ -32,21 +38,21 @@ if TYPE_CHECKING:
     from shield.core import Bucket, Charges
 
 # What check.lua and settle.lua begin their answers with, and a verdict.
-TAKEN, FULL, MISPLACED = 1, 2, 3
+REFUSED, TAKEN, FULL, MISPLACED, FOREIGN = 0, 1, 2, 3, 4
 AGAIN, SETTLED, EXPIRED = 0, 1, 2
-FITS = 0
 SECRET_BYTES: Final = 32
 # Leases are given back one request at a time or by an operator: more in one call is split.
 MAX_RELEASE: Final = 1000
 
 
 class RedisStore:
-    """`redis://host:6379/0`, `rediss://...`, `unix:///path?db=0`: buckets on a Redis or Valkey server (6.2 or
-    newer).
+    """`redis://host:6379/0`, `rediss://...`, `unix:///path?db=0`, `redis+sentinel://host/service`: buckets on a Redis
+    or Valkey server (6.2 or newer).
 
     Options: `prefix` (of every key, "shield"), `deadline` of a step ("20ms"), `connections` (2),
-    `connect_timeout` ("1s"), `max_in_flight` requests per connection (1024), `ttl_slack` ("60s": how much
+    `connect_timeout` ("1s"), `max_in_flight` requests per connection (1024; as many wait), `ttl_slack` ("60s": how much
     longer than needed a key lives, because numbers may be lowered and clocks stepped while it lies idle),
+    `deny_cache` (65536 refusals, remembered for a second at most; 0 asks the server every time),
     `db`, and redis-py's `ssl_...` files.
 
     `clock` (Unix nanoseconds) guesses the server's calendar day. `instant`, for tests alone: what time the
@@ -74,14 +80,36 @@ class RedisStore:
             deadline_s=self._deadline_s,
             connect_timeout_s=target.connect_timeout_us / 1_000_000,
             max_in_flight=target.max_in_flight,
-            greeting=[
-                *((_load_command(script), _loaded) for script in SCRIPTS),
-                (encode((b"ROLE",)), _is_primary),
-            ],
+            greeting=greeting(self._forms.version_key),
         )
+        self._late = LateReplies(
+            self._link, self._forms, slack_ms=self._slack_ms, instant=self._instant, forget=self._forget
+        )
+        self._heart = Heartbeat(f"{target.prefix}:~nodes".encode(), self._ask)
+        self._batcher = Batcher(
+            self._link,
+            slack_ms=self._slack_ms,
+            max_waiting=target.connections * target.max_in_flight,
+            late=self._late.came,
+            around_us=self._around_us,
+        )
+        self._batcher.instant = self._instant
+        self._denials = Denials(target.deny_cache) if target.deny_cache else None
+        # A request that asks for all of a second's refusals anew has missed its deadline by then, or was lost.
+        self._patience_us = 2 * target.deadline_us
         self._loading: asyncio.Task[None] | None = None
         self._counts = dict.fromkeys(
-            ("checks", "failures", "late_taken", "late_given_back", "late_lost", "script_reloads", "oom"), 0
+            (
+                "checks",
+                "failures",
+                "late_taken",
+                "late_given_back",
+                "late_lost",
+                "script_reloads",
+                "oom",
+                "denials_known",
+            ),
+            0,
         )
 
     # ---- life ----------------------------------------------------------------------------------------------
@@ -93,11 +121,14 @@ class RedisStore:
         await self._link.open()
         if self._link.up:
             self.warnings = await self._inspect()
+        await self._heart.start()
 
     async def close(self) -> None:
         """Closes the connections; whoever still waits gets a StoreError."""
         if self._loading is not None:
             self._loading.cancel()
+        await self._heart.stop()
+        self._batcher.close()
         await self._link.close()
 
     @property
@@ -105,25 +136,33 @@ class RedisStore:
         """Whether a step would be tried now."""
         return self._link.up > 0 and self._breaker.would_allow(self._monotonic_us())
 
+    @property
+    def nodes(self) -> int:
+        """How many nodes used this store when it was last heard, this one included."""
+        return self._heart.nodes
+
     def stats(self) -> dict[str, int]:
         """Counts since the start, and gauges: connections that are up, requests in flight, the breaker."""
         return {
             **self._counts,
-            "timeouts": self._link.timeouts,
+            **self._late.counts,
+            "timeouts": self._link.timeouts + self._batcher.expired,
             "connects": self._link.connects,
             "connections_lost": self._link.losses,
             "connections": self._link.up,
             "in_flight": self._link.in_flight,
+            "nodes": self._heart.nodes,
+            "waiting": self._batcher.waiting,
             "breaker_opened": self._breaker.opened,
             "breaker_open": int(self._breaker.state != "closed"),
         }
 
     async def _inspect(self) -> tuple[str, ...]:
         try:
-            memory = await self._ask(encode((b"INFO", b"memory")))
+            info = [await self._ask(encode((b"INFO", section))) for section in (b"memory", b"server")]
         except StoreError:
             return ()  # not every account may ask
-        return describe(memory)
+        return describe(b"".join(part for part in info if isinstance(part, bytes)))
 
     # ---- the step ------------------------------------------------------------------------------------------
 
@@ -133,55 +172,90 @@ class RedisStore:
 
     async def apply(self, charges: Charges) -> None:
         """All charges or none, at one instant of the server's clock."""
-        count = len(charges)
-        if count == 0:
+        if len(charges) == 0:
             charges.resolve(self._around_us(self._instant()), ())
             return
-        sent = []
-        for i in range(count):
-            bucket = charges.bucket(i)
-            form = self._forms.of(bucket.limit)
-            lease_id = charges.lease_id(i) if form.kind == PLACES else None
-            sent.append(Charge(bucket, form, form.address(bucket.partition), lease_id))
         self._counts["checks"] += 1
+        step = self._forms.step(charges)
+        asked_us = self._passing_us()
+        if self._denials and _may_be_known(charges):
+            known = self._denials.find(step, asked_us, self._patience_us)
+            if known is not None:
+                self._counts["denials_known"] += 1
+                charges.resolve(known.now_us, known.states)
+                return
         try:
-            reply = await self._check(sent, charges.refused)
-            outcomes = [tuple(reply[at : at + 5]) for at in range(2, 2 + 5 * count, 5)]
+            now_us, status, states = await self._decide(step)
             try:
-                charges.resolve(reply[0], outcomes)
+                charges.resolve(now_us, [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)])
             except (TypeError, ValueError, OverflowError):
                 raise StoreProtocolError("the store answered a check with numbers that make no sense") from None
         except StoreError:
             self._counts["failures"] += 1
             raise
-        if reply[1] == FULL:
+        if status == FULL:
             self._counts["oom"] += 1
+        elif status == REFUSED and self._denials is not None and step.shape.deniable:
+            self._denials.note(step, now_us, states, charges.waits(), asked_us, self._passing_us())
 
-    async def _check(self, sent: Sequence[Charge], refused: bool) -> list[int]:
-        instant = self._instant()
-        started = asyncio.get_running_loop().time()
-        call = self._check_command(sent, refused, instant, self._around_us(instant))
-        reply = await self._guarded(call, self._came_late, sent)
-        if type(reply) is list and len(reply) == 2 and reply[1] == MISPLACED:
-            call = self._check_command(sent, refused, instant, reply[0])
-            async with self._until(started + self._deadline_s):
-                reply = await self._guarded(call, self._came_late, sent)
-        if type(reply) is not list or len(reply) != 2 + 5 * len(sent):
-            raise StoreProtocolError("the store answered a check with something else")
-        return reply
+    async def _decide(self, step: Step) -> Outcome:
+        """What became of one request. Whatever takes more than one command still ends with the first's deadline."""
+        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        around_us = None
+        for _ in range(2):
+            try:
+                outcome = await self._try(step, deadline, around_us)
+            except ScriptMissing:
+                # It proves that nothing was done: load the scripts and ask again, once.
+                async with self._until(deadline):
+                    await self._reload()
+                outcome = await self._try(step, deadline, around_us)
+            if outcome[1] in (REFUSED, TAKEN, FULL):
+                return outcome
+            if outcome[1] != MISPLACED:
+                raise StoreProtocolError(self._foreign(step, outcome))
+            around_us = outcome[0]
+        raise StoreProtocolError("the store's clock jumps between calendar windows")
 
-    def _check_command(self, sent: Sequence[Charge], refused: bool, instant: bytes, around_us: int) -> bytes:
-        keys, blob, leases = pack_check(sent, slack_ms=self._slack_ms, refused=refused, around_us=around_us)
-        return _evalsha(CHECK, keys, (blob, instant, *leases))
+    async def _try(self, step: Step, deadline: float, around_us: int | None) -> Outcome:
+        asked_us = self._ask_for_leave()
+        future = None
+        try:
+            future = self._batcher.submit(step, deadline, around_us)
+            outcome = await future
+        except BaseException as error:
+            self._heard_of(error, asked_us)
+            # The reply and the cancellation may come in the same turn of the loop.
+            if isinstance(error, asyncio.CancelledError) and has_reply(future):
+                self._late.came(step, future.result())
+            raise
+        self._breaker.success()
+        return outcome
+
+    def _foreign(self, step: Step, outcome: Outcome) -> str:
+        _, status, states = outcome
+        if status != FOREIGN or type(states[0]) is not int or not 1 <= states[0] <= len(step.cells):
+            return "the store answered a check with something else"
+        key = step.cells[states[0] - 1].split(b"\r\n")[1].decode()
+        return f"the value at {key} was not written by this version of Shield; it was left alone"
 
     # ---- what comes after ----------------------------------------------------------------------------------
 
     async def settle(self, settlement: Settlement) -> bool:
         """Refunds or charges the differences, once per receipt. False when that was done before."""
+        self._forget(settlement)
+        try:
+            return await self._settle(settlement)
+        finally:
+            self._forget(settlement)  # also what was asked before it was done, and refused
+
+    async def _settle(self, settlement: Settlement) -> bool:
         instant = self._instant()
         around_us = self._around_us(instant)
         for _ in range(2):
-            call = self._settle_command(settlement, instant, around_us, once=True)
+            call = settle_command(
+                self._forms, settlement, instant, slack_ms=self._slack_ms, once=True, around_us=around_us
+            )
             reply = await self._guarded(call)
             if type(reply) is not list or len(reply) != 2:
                 raise StoreProtocolError("the store answered a settlement with something else")
@@ -201,7 +275,7 @@ class RedisStore:
             some = leases[at : at + MAX_RELEASE]
             keys = [self._forms.lease_key(lease.limit_name, lease.address) for lease in some]
             ids = [lease.lease_id.encode() for lease in some]
-            reply = await self._guarded(_evalsha(RELEASE, keys, (self._instant(), *ids)))
+            reply = await self._guarded(evalsha(RELEASE.sha, keys, (self._instant(), *ids)))
             if not isinstance(reply, int):
                 raise StoreProtocolError("the store answered a release with something else")
             freed += reply
@@ -218,87 +292,57 @@ class RedisStore:
             raise StoreProtocolError(f"the value at {key.decode()} is no secret of {SECRET_BYTES} bytes")
         return secret
 
-    def _settle_command(self, settlement: Settlement, instant: bytes, around_us: int, *, once: bool) -> bytes:
-        keys, blob = pack_settle(self._forms, settlement, slack_ms=self._slack_ms, once=once, around_us=around_us)
-        return _evalsha(SETTLE, keys, (blob, instant))
+    def _forget(self, settlement: Settlement) -> None:
+        """Units come back to these buckets: what was refused may be had."""
+        if self._denials is not None:
+            for entry in settlement.entries:
+                form = self._forms.of(entry.limit)
+                self._denials.forget(bulk(form.key(entry.address)), form.id, self._passing_us())
 
-    # ---- late replies --------------------------------------------------------------------------------------
-
-    def _came_late(self, reply: Any, sent: Sequence[Charge]) -> None:
-        """The reply to a check that nobody waits for any more: what it took is given back. Never raises."""
-        if type(reply) is not list or len(reply) != 2 + 5 * len(sent) or reply[1] != TAKEN:
-            return
-        self._counts["late_taken"] += 1
-        entries = []
-        places = []
-        for charge, at in zip(sent, range(2, len(reply), 5), strict=True):
-            bucket = charge.bucket
-            if reply[at] != FITS or bucket.cost == 0:
-                continue
-            if charge.lease_id is not None:
-                places.append(charge)
-            else:
-                entries.append(
-                    SettlementEntry(bucket.limit, charge.address, bucket.cost, 0, reply[at + 3], numbers=bucket.numbers)
-                )
-        instant = self._instant()
-        if entries:
-            back = Settlement(b"", 0, reply[0], tuple(entries))
-            self._give_back(self._settle_command(back, instant, reply[0], once=False))
-        if places:
-            keys = [charge.form.key(charge.address) for charge in places]
-            ids = [(charge.lease_id or "").encode() for charge in places]
-            self._give_back(_evalsha(RELEASE, keys, (instant, *ids)))
-
-    def _give_back(self, call: bytes) -> None:
-        try:
-            self._link.request(call).add_done_callback(self._given_back)
-        except StoreError:
-            self._counts["late_lost"] += 1
-
-    def _given_back(self, future: asyncio.Future[Any]) -> None:
-        reply = future.result() if _has_reply(future) else None
-        done = isinstance(reply, int) or (isinstance(reply, list) and reply[1:] == [SETTLED])
-        self._counts["late_given_back" if done else "late_lost"] += 1
+    def forget_denials(self) -> None:
+        """Asks the server anew for every key: after a reset, or when overrides have changed."""
+        if self._denials is not None:
+            self._denials.clear()
 
     # ---- asking --------------------------------------------------------------------------------------------
 
-    async def _guarded(self, call: bytes, late: Late | None = None, context: Any = None) -> Any:
+    async def _guarded(self, call: bytes) -> Any:
         """Runs a script if the breaker lets it. NOSCRIPT proves that nothing was done: load it and ask again,
         once.
         """
         started = asyncio.get_running_loop().time()
         try:
-            return await self._ask(call, late, context)
+            return await self._ask(call)
         except ScriptMissing:
             async with self._until(started + self._deadline_s):
                 await self._reload()
-                return await self._ask(call, late, context)
+                return await self._ask(call)
 
-    async def _ask(self, call: bytes, late: Late | None = None, context: Any = None) -> Any:
-        """One request, one reply. The breaker counts missed deadlines: only they cost a caller time."""
-        breaker = self._breaker
-        asked_us = self._monotonic_us()
-        if not breaker.allow(asked_us):
-            raise StoreError(f"not asked: the store at {self.where} has missed its deadline too often")
-        future = None
+    async def _ask(self, call: bytes) -> Any:
+        """One command, one reply."""
+        asked_us = self._ask_for_leave()
         try:
-            future = self._link.request(call, late, context)
-            reply = await future
-        except StoreTimeout:
-            breaker.failure(asked_us, self._monotonic_us())
-            raise
-        except (ScriptMissing, OutOfMemory, StoreProtocolError):
-            breaker.success()  # an answer all the same
-            raise
+            reply = await self._link.request(call)
         except BaseException as error:
-            breaker.undecided()
-            # The reply and the cancellation may come in the same turn of the loop.
-            if isinstance(error, asyncio.CancelledError) and late is not None and _has_reply(future):
-                late(future.result(), context)
+            self._heard_of(error, asked_us)
             raise
-        breaker.success()
+        self._breaker.success()
         return reply
+
+    def _ask_for_leave(self) -> int:
+        asked_us = self._monotonic_us()
+        if not self._breaker.allow(asked_us):
+            raise StoreError(f"not asked: the store at {self.where} has missed its deadline too often")
+        return asked_us
+
+    def _heard_of(self, error: BaseException, asked_us: int) -> None:
+        """The breaker counts missed deadlines: only they cost a caller time. A refusal is an answer all the same."""
+        if isinstance(error, StoreTimeout):
+            self._breaker.failure(asked_us, self._monotonic_us())
+        elif isinstance(error, (ScriptMissing, OutOfMemory, StoreProtocolError)):
+            self._breaker.success()
+        else:
+            self._breaker.undecided()
 
     @contextlib.asynccontextmanager
     async def _until(self, when: float) -> AsyncIterator[None]:
@@ -318,12 +362,16 @@ class RedisStore:
         await asyncio.shield(self._loading)
 
     async def _load_all(self) -> None:
-        await asyncio.gather(*[self._link.request(_load_command(script)) for script in SCRIPTS])
+        await asyncio.gather(*[self._link.request(load_command(script)) for script in SCRIPTS])
 
     # ---- time ----------------------------------------------------------------------------------------------
 
     def _monotonic_us(self) -> int:
         return time.monotonic_ns() // 1000
+
+    def _passing_us(self) -> int:
+        """What is remembered ages by this clock: monotonic, or the one of a test."""
+        return self._monotonic_us() if self.instant is None else self.instant()
 
     def _instant(self) -> bytes:
         return b"" if self.instant is None else b"%d" % self.instant()
@@ -335,30 +383,13 @@ class RedisStore:
         return int(instant) if instant else time.time_ns() // 1000
 
 
-def _has_reply(future: asyncio.Future[Any] | None) -> TypeGuard[asyncio.Future[Any]]:
-    return future is not None and future.done() and not future.cancelled() and future.exception() is None
+def _may_be_known(charges: Charges) -> bool:
+    """Nonces and idempotency keys are to be spent or found, also by a request that is refused."""
+    request = charges.request
+    return request.nonce is None and request.idempotency is None
 
 
 def _heard(task: asyncio.Future[Any]) -> None:
     """Takes note of a task's exception, which those who waited for it have heard of, if any still did."""
     if not task.cancelled():
         task.exception()
-
-
-def _loaded(reply: Any) -> None:
-    if isinstance(reply, Exception):
-        raise reply
-
-
-def _is_primary(reply: Any) -> None:
-    """A replica would answer from what it last heard. Not every account may ask; then nobody knows."""
-    if isinstance(reply, list) and reply and reply[0] in (b"slave", b"sentinel"):
-        raise StoreError(f"the server is a {reply[0].decode()}, not a primary")
-
-
-def _load_command(script: Script) -> bytes:
-    return encode((b"SCRIPT", b"LOAD", script.text))
-
-
-def _evalsha(script: Script, keys: Sequence[bytes], arguments: Sequence[bytes]) -> bytes:
-    return encode((b"EVALSHA", script.sha, b"%d" % len(keys), *keys, *arguments))

@@ -11,10 +11,12 @@ from urllib.parse import unquote
 
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection, parse_url
 
+from shield.store.denials import MAX_DENIALS
 from shield.store.lane import Transport
+from shield.store.sentinel import make_through, parse_sentinel_address
 from shield.store.url import Options, StoreURLError, split_url
 
-SCHEMES: Final = ("redis", "rediss", "unix")
+SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
 DEFAULTS: Final[dict[str, Any]] = {
     "prefix": "shield",
     # A check that takes longer than this costs its caller more than a local decision would.
@@ -25,6 +27,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     # At 20 ms this is 50,000 checks a second on one connection; what is beyond waits for nothing.
     "max_in_flight": 1024,
     "ttl_slack": 60_000_000,
+    "deny_cache": MAX_DENIALS,
 }
 _SECOND_US = 1_000_000
 
@@ -43,13 +46,16 @@ class Target:
     connect_timeout_us: int
     max_in_flight: int
     ttl_slack_us: int
+    deny_cache: int
+    """How many refusals are remembered."""
 
 
 def parse_redis_url(url: str) -> Target:
-    """Reads redis://, rediss:// and unix:// URLs. StoreURLError says what is wrong, without credentials."""
+    """Reads a URL of one of SCHEMES. StoreURLError says what is wrong, without credentials."""
     parts = split_url(url)
     if parts.scheme not in SCHEMES:
-        raise StoreURLError(f"{parts.scheme}:// is no Redis URL; those begin with redis://, rediss:// or unix://")
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise StoreURLError(f"{parts.scheme}:// is no Redis URL; those begin with {known}")
     parsers = {
         "prefix": Options.prefix,
         "deadline": Options.duration(100, 10 * _SECOND_US),
@@ -57,28 +63,43 @@ def parse_redis_url(url: str) -> Target:
         "connect_timeout": Options.duration(1_000, 60 * _SECOND_US),
         "max_in_flight": Options.whole(1, 1_000_000),
         "ttl_slack": Options.duration(0, 30 * 86_400 * _SECOND_US),
+        "deny_cache": Options.whole(0, 10_000_000),
         "db": Options.whole(0, 2**31 - 1),
     }
+    sentinel = parts.scheme == "redis+sentinel"
     if parts.scheme == "rediss":
         parsers |= _TLS_PARSERS
+    if sentinel:
+        parsers |= {"sentinel_username": Options.secret, "sentinel_password": Options.secret}
     given = parts.options.take(**parsers)
-    address = _address(url, parts.scheme, given.pop("db", None))
+    if sentinel:
+        account = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+        address, sentinels, service = parse_sentinel_address(parts.bare.netloc, parts.bare.path)
+        address["db"] = given.pop("db", 0)
+    else:
+        address = _address(url, parts.scheme, given.pop("db", None))
     own = {name: given.pop(name, default) for name, default in DEFAULTS.items()}
     kwargs = {key: value for key, value in address.items() if key != "connection_class"}
     kwargs |= given
     if parts.scheme != "unix":
         kwargs["socket_keepalive"] = True
-    kind = {"redis": Connection, "rediss": SSLConnection, "unix": UnixDomainSocketConnection}[parts.scheme]
-    make = partial(
+    kind = {"rediss": SSLConnection, "unix": UnixDomainSocketConnection}.get(parts.scheme, Connection)
+    connect_timeout_s = own["connect_timeout"] / _SECOND_US
+    make: Callable[..., Transport] = partial(
         cast(Callable[..., Transport], kind),
         protocol=2,
         # The link has its own deadline for each request; redis-py's would tear down a connection that is only
         # idle.
         socket_timeout=None,
-        socket_connect_timeout=own["connect_timeout"] / _SECOND_US,
+        socket_connect_timeout=connect_timeout_s,
         **kwargs,
     )
-    where = kwargs["path"] if parts.scheme == "unix" else f"{kwargs['host']}:{kwargs['port']}"
+    if sentinel:
+        asking = {"socket_timeout": connect_timeout_s, "socket_connect_timeout": connect_timeout_s, **account}
+        make = make_through(sentinels, service, make, asking)
+        where = f"{service} of " + ", ".join(f"{host}:{port}" for host, port in sentinels)
+    else:
+        where = kwargs["path"] if parts.scheme == "unix" else f"{kwargs['host']}:{kwargs['port']}"
     return Target(
         where=f"{where} db {kwargs['db']}",
         make=make,
@@ -88,6 +109,7 @@ def parse_redis_url(url: str) -> Target:
         connect_timeout_us=own["connect_timeout"],
         max_in_flight=own["max_in_flight"],
         ttl_slack_us=own["ttl_slack"],
+        deny_cache=own["deny_cache"],
     )
 
 
@@ -143,15 +165,25 @@ _TLS_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
+# What the test suite runs on: Redis by major and minor version, Valkey likewise.
+TESTED: Final = {"Redis": ("6.2", "7.0"), "Valkey": ("9.1",)}
+
+
 def describe(info: object) -> tuple[str, ...]:
-    """What is amiss in the answer to INFO memory, one sentence each."""
+    """What is amiss in the answers to INFO memory and INFO server, one sentence each."""
     if not isinstance(info, bytes):
         return ()
-    policy = re.search(rb"^maxmemory_policy:(\S+)", info, re.MULTILINE)
-    limit = re.search(rb"^maxmemory:(\d+)", info, re.MULTILINE)
-    if policy is None or limit is None or int(limit[1]) == 0 or policy[1] == b"noeviction":
-        return ()
-    return (
-        f"maxmemory-policy is {policy[1].decode()}: a full server forgets live buckets, requests get over; "
-        "set it to noeviction, and a full server says so instead",
-    )
+    told = dict(re.findall(r"^(\w+):(\S*)", info.decode("utf-8", "replace"), re.MULTILINE))
+    found = []
+    policy = told.get("maxmemory_policy", "noeviction")
+    if told.get("maxmemory", "0") != "0" and policy != "noeviction":
+        found.append(
+            f"maxmemory-policy is {policy}: a full server forgets live buckets, requests get over; "
+            "set it to noeviction, and a full server says so instead"
+        )
+    name = "Valkey" if "valkey_version" in told else "Redis"
+    version = told.get("valkey_version") or told.get("redis_version")
+    if version is not None and ".".join(version.split(".")[:2]) not in TESTED[name]:
+        tested = ", ".join(f"{kind} {one}" for kind, versions in TESTED.items() for one in versions)
+        found.append(f"{name} {version} is untested; tested are {tested}")
+    return tuple(found)

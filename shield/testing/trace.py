@@ -20,7 +20,8 @@ Each charge:
                                Windows: [cur, prev, start_us, end_us].
                                Concurrency: [in use, when enough of them have expired for this cost]
     remaining, retry_after_us, reset_after_us    after the step; retry_after_us is null for never
-    unknown                    true: decided without a bucket, as the policy says for a full or absent store
+    unknown                    true: decided without a bucket, as the policy says for a full or absent store; or not
+                               asked, because a shared store had refused another charge of the request a moment ago
     shared                     true: decided by the bucket that newcomers to a full store share
     lease                      concurrency: the name under which places are held now, else null
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,12 +14,12 @@ from shield.core import Bucket
 from shield.policy.model import Limit, Numbers
 from shield.store import Settlement, SettlementEntry
 from shield.store.lua import CHECK, RELEASE, SCRIPTS, SETTLE
-from shield.store.steps import PLACES, Charge, Forms, pack_check, pack_settle
+from shield.store.steps import OUTCOME, PLACES, Forms, Shape, pack_settle
 from tests import oracle
 
 START_US = 1_763_900_000_123_457
 SLACK_MS = 60_000
-REFUSED, TAKEN, FULL, MISPLACED = 0, 1, 2, 3
+REFUSED, TAKEN, FULL, MISPLACED, FOREIGN = 0, 1, 2, 3, 4
 _prefixes = itertools.count()
 
 
@@ -43,9 +44,15 @@ class Answer(NamedTuple):
     states: tuple[tuple[int, ...], ...]
 
 
-def bucket(name: str = "b", rate: tuple[int, int] = (1, 1_000_000), burst: int = 10, **more: Any) -> Limit:
+def bucket(
+    name: str = "b",
+    rate: tuple[int, int] = (1, 1_000_000),
+    burst: int = 10,
+    key: tuple[str, ...] = ("user",),
+    **more: Any,
+) -> Limit:
     """A token bucket of `burst` that drains rate[0] units per rate[1] microseconds, which must be reduced."""
-    return Limit(name=name, key=("user",), algorithm="token-bucket", numbers=Numbers(burst, *rate), **more)
+    return Limit(name=name, key=key, algorithm="token-bucket", numbers=Numbers(burst, *rate), **more)
 
 
 def sliding(name: str = "s", limit: int = 10, window_us: int = 60_000_000, **more: Any) -> Limit:
@@ -97,32 +104,56 @@ class Scripts:
     def check(
         self, now_us: int | None, asks: Sequence[Ask], *, refused: bool = False, around_us: int | None = None
     ) -> Answer:
-        sent = []
+        around = around_us if around_us is not None else now_us if now_us is not None else START_US
+        keys, arguments = self.packed(asks, refused, around)
+        return self.run(now_us, [asks], keys, arguments)[0]
+
+    def check_many(self, now_us: int, requests: Sequence[Sequence[Ask]]) -> list[Answer]:
+        """Several requests in one command."""
+        packed = [self.packed(asks, False, now_us) for asks in requests]
+        keys = [key for keys, _ in packed for key in keys]
+        return self.run(now_us, requests, keys, [argument for _, arguments in packed for argument in arguments])
+
+    def run(
+        self, now_us: int | None, requests: Sequence[Sequence[Ask]], keys: list[bytes], arguments: list[bytes]
+    ) -> list[Answer]:
+        slack, instant = struct.pack("<d", self.slack_ms), b"" if now_us is None else b"%d" % now_us
+        reply = self.client.evalsha(CHECK.sha.decode(), len(keys), *keys, slack, instant, *arguments)
+        assert all(type(number) is int for number in reply)
+        at, answers = 1, []
+        for asks in requests:
+            status = reply[at]
+            parts = [tuple(reply[at + 1 + OUTCOME * i : at + 1 + OUTCOME * (i + 1)]) for i in range(len(asks))]
+            at += 1 + OUTCOME * len(asks)
+            if status > FULL:
+                answers.append(Answer(reply[0], status, parts[0], ()))
+                continue
+            verdicts = tuple(part[0] for part in parts)
+            states = tuple(state_of(ask.limit, part) for ask, part in zip(asks, parts, strict=True))
+            answers.append(Answer(reply[0], status, verdicts, states))
+        assert at == len(reply)
+        return answers
+
+    def packed(self, asks: Sequence[Ask], refused: bool, around_us: int) -> tuple[list[bytes], list[bytes]]:
+        """(KEYS, ARGV from the third on) of one request, as Shape packs them."""
+        described, leases = [], []
         for ask in asks:
             form = self.forms.of(ask.limit)
-            lease = (ask.lease or self.lease()) if form.kind == PLACES else None
-            described = Bucket(
-                ask.limit,
-                ask.numbers or ask.limit.numbers,
-                ask.cost,
-                ask.key.encode(),
-                ask.limit.mode == "enforce",
-                ask.limit.count_denied,
-            )
-            sent.append(Charge(described, form, form.address(ask.key.encode()), lease))
-        around = around_us if around_us is not None else now_us if now_us is not None else START_US
-        keys, blob, leases = pack_check(sent, slack_ms=self.slack_ms, refused=refused, around_us=around)
-        reply = self.client.evalsha(
-            CHECK.sha.decode(), len(keys), *keys, blob, b"" if now_us is None else b"%d" % now_us, *leases
+            if form.kind == PLACES:
+                leases.append((ask.lease or self.lease()).encode())
+            numbers, enforced = ask.numbers or ask.limit.numbers, ask.limit.mode == "enforce"
+            bucket = Bucket(ask.limit, numbers, ask.cost, ask.key.encode(), enforced, ask.limit.count_denied)
+            described.append((form, bucket))
+        shape = Shape(described, refused)
+        # A request has one partition for each tuple of key fields; a test may mix them.
+        named = [form.key(form.address(ask.key.encode())) for (form, _), ask in zip(described, asks, strict=True)]
+        keys = list(dict.fromkeys(named))
+        shape.key_of, shape.keys = (
+            [keys.index(name) + 1 for name in named],
+            [(0, form) for form, _ in described][: len(keys)],
         )
-        assert all(type(number) is int for number in reply)
-        parts = [tuple(reply[at : at + 5]) for at in range(2, len(reply), 5)]
-        return Answer(
-            reply[0],
-            reply[1],
-            tuple(part[0] for part in parts),
-            tuple(state_of(ask.limit, part) for ask, part in zip(asks, parts, strict=len(parts) > 0)),
-        )
+        costs = struct.pack(f"<{len(asks)}d", *[ask.cost for ask in asks])
+        return keys, [payload(shape.wire(around_us)), costs, *leases]
 
     def settle(
         self, now_us: int, settlement: Settlement, *, once: bool = True, around_us: int | None = None
@@ -145,6 +176,11 @@ class Scripts:
 
     def entry(self, limit: Limit, key: str, charged: int, actual: int, start_us: int | None = None) -> SettlementEntry:
         return SettlementEntry(limit, self.forms.of(limit).address(key.encode()), charged, actual, start_us)
+
+
+def payload(argument: bytes) -> bytes:
+    """An argument without its form on the wire."""
+    return argument.split(b"\r\n", 1)[1][:-2]
 
 
 def state_of(limit: Limit, part: tuple[int, ...]) -> tuple[int, ...]:

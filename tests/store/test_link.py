@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
-from shield.store.lane import OutOfMemory, ScriptMissing, encode
+from shield.store.lane import OutOfMemory, ScriptMissing
 from shield.store.link import Link
+from shield.store.resp import encode
 from shield.store.target import parse_redis_url
 from tests.servers import Server
 from tests.store.wire import Command, FakeServer, fake_server, saying, until

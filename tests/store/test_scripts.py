@@ -130,7 +130,7 @@ def test_products_are_divided_without_rounding(any_server: Server, numbers: list
         local out = {}
         for i = 1, #ARGV, 3 do
           local q, r = muldivmod(tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
-          out[#out + 1], out[#out + 2] = format('%.0f', q), format('%.0f', r)
+          out[#out + 1], out[#out + 2] = string.format('%.0f', q), string.format('%.0f', r)
         end
         return out"""
     with any_server.client() as client:

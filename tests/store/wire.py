@@ -13,6 +13,7 @@ from typing import Any
 import hiredis
 
 from shield.store.lua import SCRIPTS
+from shield.store.steps import VERSION
 from tests.servers import Server
 
 PATIENCE_S = 10.0
@@ -93,6 +94,8 @@ def healthy(command: Command) -> bytes:
             return b"$40\r\n%s\r\n" % sha
         case b"ROLE":
             return b"*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+        case b"GET" if command[1].endswith(b":~version"):
+            return b"$1\r\n%d\r\n" % VERSION
         case b"ECHO":
             return b"$%d\r\n%b\r\n" % (len(command[1]), command[1])
         case b"INFO":
@@ -130,7 +133,8 @@ async def fake_server() -> AsyncIterator[FakeServer]:
 
 
 class Proxy:
-    """Between a store and a real server: one command at a time, each of which it can hold, drop or cut short.
+    """Between a store and a real server: one command at a time, each of which it can hold, drop, cut short or
+    answer with nonsense.
 
     `replies.clear()` holds what the server says, `requests.clear()` what the store says. With `fail_at` the
     connection that carries the N-th command is cut, at the point `how` names.
@@ -150,6 +154,8 @@ class Proxy:
         self.fail_at: int | None = None
         self.how = "unsent"  # "unsent": the server never sees it; "unheard": it is done but not said; "torn": half said
         self.failed = False
+        self.corrupt_next: bytes | None = None
+        """What is said in place of the next reply."""
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self._path)
@@ -203,6 +209,8 @@ class Proxy:
                 up_writer.write(_packed(command))
                 reply = await _one_reply(up_reader)
                 await self.replies.wait()
+                if self.corrupt_next is not None and command[0] == b"EVALSHA":
+                    reply, self.corrupt_next = self.corrupt_next, None
                 if fails:
                     writer.write(b"" if self.how == "unheard" else reply[: len(reply) // 2])
                     await writer.drain()

@@ -1,150 +1,211 @@
--- check.lua: one request, all its charges, one atomic step: all are taken or none.
+-- check.lua: one or more requests in their order, each with all its charges in one atomic step: all are taken or none.
 --
--- KEYS     one per charge, all different: a string (token bucket, window) or a sorted set (concurrency)
--- ARGV[1]  doubles, little-endian: slack_ms, mode, then eight for each charge in the order of KEYS (see level.lua)
+-- KEYS     for each request in turn, its cells (see level.lua) and sorted sets (concurrency), none twice
+-- ARGV[1]  slack_ms, a double, little-endian
+-- ARGV[2]  tests only: the instant in whole us. Empty: the server's own TIME, read once
+-- ARGV[3+] for each request in turn: its shape and its costs, each empty where it is the one of the request before; and
+--          for each concurrency charge the lease id its places are known by (text without a colon)
+--            shape  doubles: mode, number of keys; then "c8dddddddd" for each charge: the section's id, the number of
+--                   its key among the request's, kind, flags, limit, a, b, c, d (see level.lua)
 --            mode   0 decide; 1 a guard has refused already: take nothing, penalise
 --            flags  1 enforced (else shadow) + 2 count_denied
---            cost   units, 0 to 2^53 - 1; 0 is a peek: always fits, changes nothing
--- ARGV[2]  tests only: the instant in whole us. Empty: the server's own TIME, read once
--- ARGV[3+] for each concurrency charge in turn: the lease id its places are known by (text without a colon)
+--            costs  a double each: units, 0 to 2^53 - 1; 0 is a peek: always fits, changes nothing
 --
--- Returns integers: now_us, status, then five for each charge, the state after the step:
+-- Returns integers: now_us, then for each request its status and five for each charge, the state after its step:
 --   token bucket  verdict, units, ticks, at_us, 0
 --   windows       verdict, cur, prev, start_us, end_us
 --   concurrency   verdict, in_use, instant (us) at which enough places will have expired for this cost or 0, 0, 0
 -- status   0 refused, nothing taken; 1 taken: every charge with verdict 0; 2 would fit, but Redis is out of memory,
---          nothing taken; 3 (alone) the boundaries of a calendar do not hold now: nothing taken, ask again with others
+--          nothing taken; 3 the boundaries of a calendar do not hold now: nothing taken, ask again with others; 4 the
+--          value at one of its keys, whose number stands first, is not Shield's: nothing taken. After 3 and 4 the
+--          states mean nothing
 -- verdict  0 fits, 1 does not fit, 2 fits but could not be stored
 --
 -- A shadow charge that does not fit refuses nothing and is not taken. A refusal writes nothing, but for the penalties
 -- of count_denied and for a state further ahead of the clock than its numbers explain, which could otherwise never
--- recover. Everything is read and validated before the first write, and no write after the first can fail. Number
--- budget: see level.lua.
+-- recover. Everything is read and validated before the first write, and no write after the first can fail: when that
+-- one is refused for want of memory, nothing was written, and the requests are decided once more, taking nothing.
+-- Number budget: see level.lua.
 
-local blob, count, leases = ARGV[1], #KEYS, 2
-if #blob ~= 16 + 64 * count then
-  return redis.error_reply('SHIELD ' .. #blob .. ' bytes of charges do not match ' .. count .. ' keys')
-end
-local slack_ms, refused, position = struct.unpack('<dd', blob)
+local slack_ms = struct.unpack('<d', ARGV[1])
 local now = tonumber(ARGV[2]) or server_now()
+local shapes, requests, names, known = {}, {}, {}, {}
 
-local function read_leases(s)
-  s.in_use = redis.call('ZCOUNT', s.key, format('(%.0f', now), '+inf')
+local function read_shape(blob)
+  if #blob < 16 or #blob % 72 ~= 16 then return nil end
+  local mode, keys, position = struct.unpack('<dd', blob)
+  local shape = {refused = mode == 1, keys = keys, places = 0, format = ''}
+  while position <= #blob do
+    local id, key, kind, flags, limit, a, b, c, d
+    id, key, kind, flags, limit, a, b, c, d, position = struct.unpack('<c8dddddddd', blob, position)
+    shape[#shape + 1] = {
+      id = id, key = key, kind = kind, flags = flags, limit = limit, a = a, b = b, c = c, d = d, enforced = flags % 2 == 1,
+    }
+    if kind == CONCURRENCY then shape.places = shape.places + 1 end
+  end
+  shape.format = '<' .. string.rep('d', #shape)
+  return shape
+end
+
+local argument, base, shape, costs = 3, 0, nil, nil
+while argument <= #ARGV do
+  local blob, packed = ARGV[argument], ARGV[argument + 1]
+  if blob ~= '' then
+    shape = shapes[blob] or read_shape(blob)
+    shapes[blob] = shape
+  end
+  local fits = shape and packed and base + shape.keys <= #KEYS
+  if fits and packed ~= '' then
+    fits = #packed == 8 * #shape
+    costs = fits and {struct.unpack(shape.format, packed)}
+  end
+  if not fits or not costs or #costs < #shape then
+    return redis.error_reply('SHIELD the charges of request ' .. #requests + 1 .. ' do not match its keys')
+  end
+  requests[#requests + 1] = {shape = shape, base = base, costs = costs, leases = argument + 2}
+  for i = 1, #shape do
+    local key = KEYS[base + shape[i].key]
+    if shape[i].kind ~= CONCURRENCY and not known[key] then
+      known[key] = true
+      names[#names + 1] = key
+    end
+  end
+  argument, base = argument + 2 + shape.places, base + shape.keys
+end
+if base ~= #KEYS or argument ~= #ARGV + 1 then
+  return redis.error_reply('SHIELD ' .. #requests .. ' requests do not match ' .. #KEYS .. ' keys')
+end
+
+-- Nil when the value is no set.
+local function touch_leases(key, cost, lease_id)
+  local count = redis.pcall('ZCOUNT', key, string.format('(%.0f', now), '+inf')
+  if type(count) == 'table' then return nil end
+  return {cost = cost, fits = false, in_use = count, lease_id = lease_id}
 end
 
 -- When enough leases will have expired for the cost; 0 when none need to, or the cost never fits.
-local function nth_expiry(s)
-  local missing = s.in_use + s.cost - s.limit
-  if s.fits or s.cost > s.limit then return 0 end
-  local found = redis.call('ZRANGEBYSCORE', s.key, format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', missing - 1, 1)
+local function nth_expiry(s, ch, key)
+  local missing = s.in_use + s.cost - ch.limit
+  if s.fits or s.cost > ch.limit then return 0 end
+  local found = redis.call('ZRANGEBYSCORE', key, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', missing - 1, 1)
   return tonumber(found[2])
 end
 
-local function take_leases(s)
-  local members, expiry = {}, format('%.0f', now + s.a)
+local function take_leases(s, ch, key)
+  local members, expiry = {}, string.format('%.0f', now + ch.a)
   for n = 1, s.cost do
-    members[2 * n - 1], members[2 * n] = expiry, format('%s:%d', s.lease_id, n)
+    members[2 * n - 1], members[2 * n] = expiry, string.format('%s:%d', s.lease_id, n)
   end
-  local reply = redis.pcall('ZADD', s.key, unpack(members))
+  local reply = redis.pcall('ZADD', key, unpack(members))
   if type(reply) == 'table' then return reply.err end
-  redis.call('ZREMRANGEBYSCORE', s.key, '-inf', format('%.0f', now))
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
   -- After a step of the clock older leases may outlive the new ones.
-  local last = tonumber(redis.call('ZRANGE', s.key, -1, -1, 'WITHSCORES')[2])
-  redis.call('PEXPIRE', s.key, format('%.0f', ceil((last - now) / 1000) + slack_ms))
+  local last = tonumber(redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2])
+  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((last - now) / 1000) + slack_ms))
   s.in_use = s.in_use + s.cost
 end
 
-local function take(s)
-  if s.kind == CONCURRENCY then return take_leases(s) end
-  local units, cur = s.units, s.cur
-  if s.kind == BUCKET then s.units = units + s.cost else s.cur = cur + s.cost end
-  local problem = write_state(s, now, slack_ms)
-  if problem then s.units, s.cur = units, cur end
-  return problem
-end
-
--- Charges a refusal, up to empty and never beyond; writes what that, or the clock's rebase, has changed.
-local function penalise(s)
+-- Charges a refusal, up to empty and never beyond; keeps what that, or the clock's rebase, has changed.
+local function penalise(s, ch, cell)
   local changed = s.rebased
-  local units, ticks, cur = s.units, s.ticks, s.cur
-  local left = (s.flags == 3 and s.kind ~= CONCURRENCY) and remaining(s, now) or 0
-  if s.kind == BUCKET and s.flags == 3 and (s.units < s.limit) then
-    if s.cost <= left then s.units = units + s.cost else s.units, s.ticks = s.limit, 0 end
+  local left = (ch.flags == 3 and ch.kind ~= CONCURRENCY) and remaining(s, ch, now) or 0
+  if ch.kind == BUCKET and ch.flags == 3 and s.units < ch.limit then
+    if s.cost <= left then s.units = s.units + s.cost else s.units, s.ticks = ch.limit, 0 end
     changed = true
-  elseif s.kind ~= BUCKET and left > 0 then
-    s.cur = cur + (s.cost < left and s.cost or left)
+  elseif ch.kind ~= BUCKET and left > 0 then
+    s.cur = s.cur + (s.cost < left and s.cost or left)
     changed = true
   end
-  if changed and write_state(s, now, slack_ms) then
-    s.units, s.ticks, s.cur = units, ticks, cur
-  end
+  if changed then keep(s, ch, cell, now) end
 end
 
-local charges, found, missing = {}, redis.call('MGET', unpack(KEYS)), {}
-for i = 1, count do
-  local kind, flags, cost, limit, a, b, c, d
-  kind, flags, cost, limit, a, b, c, d, position = struct.unpack('<dddddddd', blob, position)
-  local s = {key = KEYS[i], kind = kind, flags = flags, cost = cost, limit = limit, a = a, b = b, c = c, d = d}
-  charges[i] = s
-  if kind == CONCURRENCY then
-    leases = leases + 1
-    s.lease_id = ARGV[leases]
-    read_leases(s)
-  elseif not found[i] then
-    missing[#missing + 1] = s.key
-  elseif not read_state(s, found[i]) then
-    return bad_value(s)
-  end
-end
-
--- MGET answers nothing for a key of another type as well; writing there would reset it silently.
-if #missing > 0 and redis.call('EXISTS', unpack(missing)) > 0 then
-  for i = 1, #missing do
-    if redis.call('EXISTS', missing[i]) > 0 then return bad_value({key = missing[i]}) end
-  end
-end
-
-local admitted = refused == 0
-for i = 1, count do
-  local s = charges[i]
-  if s.kind == BUCKET then
-    touch_bucket(s, now)
-  elseif s.kind ~= CONCURRENCY and not touch_window(s, now) then
-    return {now, 3}
-  end
-  s.fits = s.cost == 0 or s.cost <= remaining(s, now)
-  if not s.fits and s.flags % 2 == 1 then admitted = false end
-end
-
-local status = admitted and 1 or 0
-for i = 1, count do
-  local s = charges[i]
-  if s.cost > 0 then
-    if admitted and s.fits then
-      local problem = take(s)
-      if problem then
-        if not string.find(problem, 'OOM', 1, true) then return redis.error_reply(problem) end
-        status = 2
-        break
+-- Decides one request over the cells, appends to the reply, and says what was wrong with a write.
+local function decide(request, cells, may_take, reply)
+  local shape, states, admitted, lease = request.shape, {}, not request.shape.refused, request.leases
+  local status, at = admitted and 1 or 0, #reply + 1
+  local finish = at + 5 * #shape
+  for i = 1, #shape do
+    local ch = shape[i]
+    local key, cost, s = KEYS[request.base + ch.key], request.costs[i], nil
+    if ch.kind == CONCURRENCY then
+      s, lease = touch_leases(key, cost, ARGV[lease]), lease + 1
+      if not s then status = 4 end
+    else
+      local cell = cells[key]
+      local held = cell and cell[ch.id]
+      if not cell or (held and held.tag ~= (ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then
+        status = 4
+      elseif ch.kind == BUCKET then
+        s = touch_bucket(ch, held, cost, now)
+      else
+        s = touch_window(ch, held, cost, now)
+        if not s then status = 3 end
       end
-    elseif not admitted then
-      penalise(s)
-    elseif s.rebased then
-      write_state(s, now, slack_ms)
+    end
+    if not s then
+      reply[at] = status
+      for n = at + 1, finish do reply[n] = 0 end
+      if status == 4 then reply[at + 1] = ch.key end
+      return
+    end
+    states[i] = s
+    s.fits = cost == 0 or cost <= remaining(s, ch, now)
+    if not s.fits and ch.enforced then admitted = false end
+  end
+
+  if not admitted then status = 0 elseif not may_take then status = 2 end
+  for i = 1, #shape do
+    local ch, s = shape[i], states[i]
+    local cell = cells[KEYS[request.base + ch.key]]
+    if s.cost > 0 and may_take then
+      if not admitted then
+        penalise(s, ch, cell)
+      elseif not s.fits then
+        if s.rebased then keep(s, ch, cell, now) end
+      elseif ch.kind == CONCURRENCY then
+        local problem = take_leases(s, ch, KEYS[request.base + ch.key])
+        if problem then return problem end
+      else
+        if ch.kind == BUCKET then s.units = s.units + s.cost else s.cur = s.cur + s.cost end
+        keep(s, ch, cell, now)
+      end
     end
   end
+
+  reply[at] = status
+  for i = 1, #shape do
+    local ch, s = shape[i], states[i]
+    reply[at + 1] = s.fits and ((status == 2 and s.cost > 0) and 2 or 0) or 1
+    if ch.kind == BUCKET then
+      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.units, s.ticks, s.at, 0
+    elseif ch.kind == CONCURRENCY then
+      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.in_use, nth_expiry(s, ch, KEYS[request.base + ch.key]), 0, 0
+    else
+      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.cur, s.prev, s.start, s.finish
+    end
+    at = at + 5
+  end
 end
 
-local reply = {now, status}
-for i = 1, count do
-  local s, at = charges[i], 5 * i - 2
-  reply[at] = s.fits and ((status == 2 and s.cost > 0) and 2 or 0) or 1
-  if s.kind == BUCKET then
-    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = s.units, s.ticks, s.at, 0
-  elseif s.kind == CONCURRENCY then
-    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = s.in_use, nth_expiry(s), 0, 0
-  else
-    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = s.cur, s.prev, s.start, s.finish
+local function decide_all(may_take)
+  local reply, cells = {now}, read_cells(names)
+  for i = 1, #requests do
+    local problem = decide(requests[i], cells, may_take, reply)
+    if problem then return nil, problem end
   end
+  for i = 1, #names do
+    local cell = cells[names[i]]
+    if cell and cell.changed then
+      local problem = write_cell(cell, now, slack_ms)
+      if problem then return nil, problem end
+    end
+  end
+  return reply
+end
+
+local reply, problem = decide_all(true)
+if problem then
+  if not string.find(problem, 'OOM', 1, true) then return redis.error_reply(problem) end
+  reply = decide_all(false)
 end
 return reply

@@ -1,19 +1,23 @@
 -- level.lua: the algorithms over one stored state. Prepended to check.lua, settle.lua and release.lua, so that each is
 -- written once; it does nothing by itself and has no KEYS, ARGV or return of its own.
 --
--- A state is one string key, packed by struct, little-endian, a tag byte first (kind and version of the layout):
---   token bucket  "<Bdddd"  17, units, ticks, at_us, p    level = units + ticks / p, counted at at_us
---   window        "<Bddd"   33, cur, prev, start_us       prev is 0 in a fixed window
--- It holds what was used and when, never a limit or a rate: those are applied when it is touched. p says what a tick
--- was. Leases of a concurrency limit are a sorted set: member "lease_id:n", score the instant (us) from which the
--- place is free again. Places that have run out are not counted; they are removed when others are taken or released.
+-- A cell is one string key: all levels of one partition key, packed by struct, little-endian. The first byte is the
+-- version of this layout; then a section for each limit: "<c8Bddddd" id, tag, until_us, and
+--   token bucket  tag 1   units, ticks, at_us, p    level = units + ticks / p, counted at at_us
+--   window        tag 2   cur, prev, start_us, 0    prev is 0 in a fixed window
+-- id is a hash of the limit's identity; from until_us on a fresh state would answer the same. A section holds what was
+-- used and when, never a limit or a rate: those are applied when it is touched. p says what a tick was. Leases of a
+-- concurrency limit are a sorted set of their own: member "lease_id:n", score the instant (us) from which the place is
+-- free again. Places that have run out are not counted; they are removed when others are taken or released.
 --
--- A charge arrives as eight doubles: kind, flags, cost, limit, a, b, c, d, where a to d are
+-- A charge `ch` says what a limit is: kind, flags, limit, a, b, c, d, where a to d are
 --   1 token bucket  a = c: units drained per p us; b = p; c = us until a full bucket has drained, rounded up;
 --                   d = us a unit takes to drain under the slowest numbers this limit has, rounded up to a double
 --   2 sliding, 3 fixed window   a = the window's length in us
 --   4 calendar window           a to d = four consecutive boundaries (us) around the caller's clock
 --   5 concurrency               a = ttl of a lease in us
+-- What it finds and does is worked out in a table `s` of its own, and comes into the cell by `keep` alone: a request
+-- that takes nothing leaves the cell as it was, also for the next request of the same step.
 --
 -- Number budget: Lua has doubles, exact up to 2^53. Instants < 2^52 us; c <= p < 2^42; windows < 2^42 us; limit <=
 -- 1e9, so units < 2^32; cost < 2^53. A product that could pass 2^53 goes through muldivmod. Numbers become text by
@@ -21,12 +25,17 @@
 --
 -- Time to live: until a fresh state would answer the same under any numbers of the limit, rounded up to whole ms and
 -- never 0, plus the caller's slack. The slack is for what the arguments cannot know: another node may still hold, or a
--- reload bring, slower numbers than these, and the clock that expires keys may be stepped forward.
+-- reload bring, slower numbers than these, and the clock that expires keys may be stepped forward. A cell lives as long
+-- as the longest of its sections. Where policies came and went, so that there are more than MAX_SECTIONS, those whose time
+-- is over are left out when the cell is next written.
 
-local floor, ceil, byte, format = math.floor, math.ceil, string.byte, string.format
+-- Constants are put in place of their names when the script is loaded: a name would be looked for by every function
+-- that knows it, each time the script runs.
 local BUCKET, SLIDING, CALENDAR, CONCURRENCY = 1, 2, 4, 5
-local BUCKET_TAG, BUCKET_BYTES, BUCKET_FORMAT = 17, 33, '<Bdddd'
-local WINDOW_TAG, WINDOW_BYTES, WINDOW_FORMAT = 33, 25, '<Bddd'
+local LAYOUT, LAYOUT_BYTE = 2, '\2'
+local SECTION_FORMAT, SECTION_BYTES = '<c8Bddddd', 49
+local BUCKET_TAG, WINDOW_TAG = 1, 2
+local MAX_SECTIONS = 16
 local TWO32, TWO42, TWO53 = 4294967296, 4398046511104, 9007199254740992
 
 local function server_now()
@@ -34,8 +43,8 @@ local function server_now()
   return time[1] * 1000000 + time[2]
 end
 
--- floor(a * b / d) and what is left over, exact, for integers a < 2^53, b <= 2^42, 0 < d <= 2^42. Lua's x % d is x -
--- floor(x / d) * d, and exact below 2^53: a quotient just under a whole number is further from it than half a step of
+-- math.floor(a * b / d) and what is left over, exact, for integers a < 2^53, b <= 2^42, 0 < d <= 2^42. Lua's x % d is x -
+-- math.floor(x / d) * d, and exact below 2^53: a quotient just under a whole number is further from it than half a step of
 -- the double. A quotient past 2^53 comes out rounded, which no caller can tell from the truth.
 local function muldivmod(a, b, d)
   local product = a * b
@@ -47,7 +56,7 @@ local function muldivmod(a, b, d)
   -- below 2^53 (rest <= d - 1 and digit <= 1023).
   local quotient, rest, scale = 0, 0, 1125899906842624
   while scale >= 1 do
-    local digit = floor(a / scale)
+    local digit = math.floor(a / scale)
     a = a - digit * scale
     local part = rest * 1024 + digit * b
     rest = part % d
@@ -57,142 +66,199 @@ local function muldivmod(a, b, d)
   return quotient, rest
 end
 
--- The state of a charge as stored: true, or false when the value was not written by this version of these scripts.
-local function read_state(s, raw)
-  if s.kind == BUCKET then
-    if #raw ~= BUCKET_BYTES or byte(raw) ~= BUCKET_TAG then return false end
-    local _, units, ticks, at, p = struct.unpack(BUCKET_FORMAT, raw)
-    s.units, s.ticks, s.at, s.p = units, ticks, at, p
+-- A cell from its value, false when it was not written by this version of these scripts.
+local function read_cell(key, raw)
+  local cell = {key = key, changed = false}
+  if not raw then return cell end
+  local bytes, position = #raw, 2
+  if string.byte(raw) ~= LAYOUT or bytes % SECTION_BYTES ~= 1 then return false end
+  while position < bytes do
+    local id, tag, until_us, w, x, y, z
+    id, tag, until_us, w, x, y, z, position = struct.unpack(SECTION_FORMAT, raw, position)
     -- Comparisons with what is no number are false, so only whole numbers within bounds pass.
-    return units >= 0 and units < TWO32 and units % 1 == 0 and at >= 0 and at < TWO53 and at % 1 == 0
-      and p > 0 and p < TWO42 and p % 1 == 0 and ticks >= 0 and ticks < p and ticks % 1 == 0
-  end
-  if #raw ~= WINDOW_BYTES or byte(raw) ~= WINDOW_TAG then return false end
-  local _, cur, prev, start = struct.unpack(WINDOW_FORMAT, raw)
-  s.cur, s.prev, s.start = cur, prev, start
-  return cur >= 0 and cur < TWO32 and cur % 1 == 0 and prev >= 0 and prev < TWO32 and prev % 1 == 0
-    and start >= 0 and start < TWO53 and start % 1 == 0
-end
-
--- Drains a token bucket to `now` under the charge's numbers.
-local function touch_bucket(s, now)
-  local c, p = s.a, s.b
-  if not s.p then
-    s.units, s.ticks, s.at, s.p = 0, 0, now, p
-    return
-  end
-  if s.p ~= p then
-    -- Units are kept when numbers change. The part of one is rounded up to a new tick: nothing is minted.
-    local ticks, rest = muldivmod(s.ticks, p, s.p)
-    if rest > 0 then ticks = ticks + 1 end
-    if ticks == p then
-      s.units, ticks = s.units + 1, 0
+    if not (w >= 0 and w < TWO32 and w % 1 == 0 and x >= 0 and x % 1 == 0 and y >= 0 and y < TWO53 and y % 1 == 0
+        and until_us < 1 / 0) then
+      return false
     end
-    s.ticks, s.p = ticks, p
-  end
-  if s.at > now then
-    if s.at - now > s.c then
-      -- Further ahead than any use of this bucket explains: count it as all used, and refill from here. Debt stays.
-      if s.units < s.limit then s.units, s.ticks = s.limit, 0 end
-      s.at, s.rebased = now, true
-    end
-    return
-  end
-  local units, ticks = muldivmod(now - s.at, c, p)
-  units, ticks = s.units - units, s.ticks - ticks
-  if ticks < 0 then
-    units, ticks = units - 1, ticks + p
-  end
-  if units < 0 then
-    units, ticks = 0, 0
-  end
-  s.units, s.ticks, s.at = units, ticks, now
-end
-
--- Moves a window to the one `now` lies in; s.finish is the end of the state's window. False when the boundaries of a
--- calendar do not reach, which only another try with others can mend.
-local function touch_window(s, now)
-  local start, length
-  if s.kind == CALENDAR then
-    if now >= s.a and now < s.b then
-      start, length = s.a, s.b - s.a
-    elseif now >= s.b and now < s.c then
-      start, length = s.b, s.c - s.b
-    elseif now >= s.c and now < s.d then
-      start, length = s.c, s.d - s.c
+    local held
+    if tag == BUCKET_TAG then
+      if not (x < z and z < TWO42 and z % 1 == 0) then return false end
+      held = {id = id, tag = tag, until_us = until_us, units = w, ticks = x, at = y, p = z, fresh = false}
+    elseif tag == WINDOW_TAG and x < TWO32 then
+      held = {id = id, tag = tag, until_us = until_us, cur = w, prev = x, start = y, fresh = false}
     else
       return false
     end
+    cell[#cell + 1], cell[id] = held, held
+  end
+  return cell
+end
+
+-- The cells of these names, false for one that is not this version's or of another type: MGET answers nothing for the
+-- latter, and writing there would reset it silently.
+local function read_cells(names)
+  local cells, missing = {}, {}
+  if #names == 0 then return cells end
+  local found = redis.call('MGET', unpack(names))
+  for i = 1, #names do
+    cells[names[i]] = read_cell(names[i], found[i])
+    if not found[i] then missing[#missing + 1] = names[i] end
+  end
+  if #missing > 0 and redis.call('EXISTS', unpack(missing)) > 0 then
+    for i = 1, #missing do
+      if redis.call('EXISTS', missing[i]) > 0 then cells[missing[i]] = false end
+    end
+  end
+  return cells
+end
+
+-- A token bucket drained to `now` under the charge's numbers.
+local function touch_bucket(ch, held, cost, now)
+  if not held then return {cost = cost, fits = false, rebased = false, units = 0, ticks = 0, at = now} end
+  local c, p = ch.a, ch.b
+  local units, ticks, at, rebased = held.units, held.ticks, held.at, false
+  if held.p ~= p then
+    -- Units are kept when numbers change. The part of one is rounded up to a new tick: nothing is minted.
+    local rest
+    ticks, rest = muldivmod(ticks, p, held.p)
+    if rest > 0 then ticks = ticks + 1 end
+    if ticks == p then
+      units, ticks = units + 1, 0
+    end
+  end
+  if at > now then
+    if at - now > ch.c then
+      -- Further ahead than any use of this bucket explains: count it as all used, and refill from here. Debt stays.
+      if units < ch.limit then units, ticks = ch.limit, 0 end
+      at, rebased = now, true
+    end
+  elseif at < now then
+    local drained, part = muldivmod(now - at, c, p)
+    units, ticks = units - drained, ticks - part
+    if ticks < 0 then
+      units, ticks = units - 1, ticks + p
+    end
+    if units < 0 then
+      units, ticks = 0, 0
+    end
+    at = now
+  end
+  return {cost = cost, fits = false, rebased = rebased, units = units, ticks = ticks, at = at}
+end
+
+-- A window moved to the one `now` lies in; `finish` is the end of the state's window. Nil when the boundaries of a
+-- calendar do not reach, which only another try with others can mend.
+local function touch_window(ch, held, cost, now)
+  local start, length, finish
+  if ch.kind == CALENDAR then
+    if now >= ch.a and now < ch.b then
+      start, length = ch.a, ch.b - ch.a
+    elseif now >= ch.b and now < ch.c then
+      start, length = ch.b, ch.c - ch.b
+    elseif now >= ch.c and now < ch.d then
+      start, length = ch.c, ch.d - ch.c
+    else
+      return nil
+    end
   else
-    length = s.a
+    length = ch.a
     start = now - now % length
   end
-  if not s.start then
-    s.cur, s.prev, s.start = 0, 0, start
-  elseif s.start > start then
-    if s.start - start > length then
-      s.cur, s.prev, s.start, s.rebased = math.max(s.cur, s.limit), 0, start, true
+  local cur, prev, rebased = 0, 0, false
+  if held then
+    if held.start > start + length then
+      cur, rebased = math.max(held.cur, ch.limit), true
+    elseif held.start >= start then
+      cur, prev, start = held.cur, held.prev, held.start
+    elseif ch.kind == SLIDING and start - held.start == length then
+      prev = held.cur
     end
-  elseif s.start < start then
-    local follows = s.kind == SLIDING and start - s.start == length
-    s.prev = follows and s.cur or 0
-    s.cur, s.start = 0, start
   end
-  if s.kind ~= CALENDAR then
-    s.finish = s.start + length
-  elseif s.start < s.b then
-    s.finish = s.b
-  elseif s.start < s.c then
-    s.finish = s.c
-  elseif s.start < s.d then
-    s.finish = s.d
+  if ch.kind ~= CALENDAR then
+    finish = start + length
+  elseif start < ch.b then
+    finish = ch.b
+  elseif start < ch.c then
+    finish = ch.c
+  elseif start < ch.d then
+    finish = ch.d
   else
-    return false
+    return nil
   end
-  return true
+  return {cost = cost, fits = false, rebased = rebased, cur = cur, prev = prev, start = start, finish = finish}
 end
 
 -- What of the previous window still counts at `now`, in whole units, rounded up. Comparing it with a whole slack is
 -- the same as comparing prev * (W - e) with slack * W.
-local function fading(s, now)
+local function fading(s, ch, now)
   if s.prev == 0 then return 0 end
-  local left = s.a
+  local left = ch.a
   if now > s.start then left = left - (now - s.start) end
-  local units, rest = muldivmod(s.prev, left, s.a)
+  local units, rest = muldivmod(s.prev, left, ch.a)
   return rest > 0 and units + 1 or units
 end
 
 -- The largest whole cost that fits; negative in debt.
-local function remaining(s, now)
-  if s.kind == BUCKET then
-    return s.limit - s.units - (s.ticks > 0 and 1 or 0)
-  elseif s.kind == CONCURRENCY then
-    return s.limit - s.in_use
+local function remaining(s, ch, now)
+  if ch.kind == BUCKET then
+    return ch.limit - s.units - (s.ticks > 0 and 1 or 0)
+  elseif ch.kind == CONCURRENCY then
+    return ch.limit - s.in_use
   end
-  return s.limit - s.cur - fading(s, now)
+  return ch.limit - s.cur - fading(s, ch, now)
 end
 
--- Writes a state with its time to live. Returns nil, or the error: only a script's first write can be refused, for want
--- of memory; Redis lets a script that has written run to its end.
-local function write_state(s, now, slack_ms)
-  local value, us
-  if s.kind == BUCKET then
-    value = struct.pack(BUCKET_FORMAT, BUCKET_TAG, s.units, s.ticks, s.at, s.p)
-    -- Four roundings of doubles are within the eight half-steps added here.
-    us = (s.at - now) + (s.units + s.ticks / s.p) * s.d * (1 + 8.881784197001252e-16)
+-- Puts what was worked out into the cell, to be written with it.
+local function keep(s, ch, cell, now)
+  local held, until_us = cell[ch.id], 0
+  if ch.kind == BUCKET then
+    -- Four roundings of doubles are within the eight half-steps added here, that of the sum within the microsecond.
+    until_us = s.at + (s.units + s.ticks / ch.b) * ch.d * (1 + 8.881784197001252e-16) + 1
   else
-    value = struct.pack(WINDOW_FORMAT, WINDOW_TAG, s.cur, s.prev, s.start)
-    us = s.finish - now
-    if s.kind == SLIDING and s.cur > 0 then us = us + s.a end
+    until_us = s.finish
+    if ch.kind == SLIDING and s.cur > 0 then until_us = until_us + ch.a end
   end
-  local ms = ceil(us / 1000) + slack_ms
+  if not held then
+    if ch.kind == BUCKET then
+      held = {id = ch.id, tag = BUCKET_TAG, until_us = 0, units = 0, ticks = 0, at = 0, p = 0, fresh = true}
+    else
+      held = {id = ch.id, tag = WINDOW_TAG, until_us = 0, cur = 0, prev = 0, start = 0, fresh = true}
+    end
+    cell[#cell + 1], cell[ch.id] = held, held
+  end
+  held.until_us = until_us
+  if ch.kind == BUCKET then
+    held.units, held.ticks, held.at, held.p = s.units, s.ticks, s.at, ch.b
+  else
+    held.cur, held.prev, held.start = s.cur, s.prev, s.start
+  end
+  held.fresh = true
+  cell.changed = true
+end
+
+-- Writes a cell with its time to live. Returns nil, or the error: only a script's first write can be refused, for want
+-- of memory; Redis lets a script that has written run to its end.
+local function write_cell(cell, now, slack_ms)
+  local value, until_us = LAYOUT_BYTE, now
+  for i = 1, #cell do
+    local held = cell[i]
+    if held.fresh or #cell <= MAX_SECTIONS or held.until_us + slack_ms * 1000 > now then
+      if held.until_us > until_us then until_us = held.until_us end
+      if held.tag == BUCKET_TAG then
+        value = value .. struct.pack(SECTION_FORMAT, held.id, BUCKET_TAG, held.until_us, held.units, held.ticks, held.at, held.p)
+      else
+        value = value .. struct.pack(SECTION_FORMAT, held.id, WINDOW_TAG, held.until_us, held.cur, held.prev, held.start, 0)
+      end
+    end
+  end
+  local ms = math.ceil((until_us - now) / 1000) + slack_ms
   if ms < 1 then ms = 1 end
   if ms >= TWO53 then ms = TWO53 - 1 end
-  local reply = redis.pcall('SET', s.key, value, 'PX', format('%.0f', ms))
+  local reply = redis.pcall('SET', cell.key, value, 'PX', string.format('%.0f', ms))
   return reply.err
 end
 
-local function bad_value(s)
+local function bad_value(key)
   local what = ' was not written by this version of Shield; it was left alone'
-  return redis.error_reply('SHIELD the value at ' .. s.key .. what)
+  return redis.error_reply('SHIELD the value at ' .. key .. what)
 end

@@ -11,9 +11,9 @@
 local now = tonumber(ARGV[1]) or server_now()
 local freed = 0
 for i = 1, #KEYS do
-  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', format('%.0f', now))
+  redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', string.format('%.0f', now))
   local place = 1
-  while redis.call('ZREM', KEYS[i], format('%s:%d', ARGV[i + 1], place)) == 1 do
+  while redis.call('ZREM', KEYS[i], string.format('%s:%d', ARGV[i + 1], place)) == 1 do
     place = place + 1
   end
   freed = freed + place - 1

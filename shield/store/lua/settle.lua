@@ -1,9 +1,9 @@
 -- settle.lua: what became of a request, once its actual cost is known: a refund or an extra charge for each bucket of a
 -- receipt, in one atomic step, once per receipt on any node.
 --
--- KEYS     the mark of the receipt first, when mode is 1; then one string for each bucket, all different
--- ARGV[1]  doubles, little-endian: slack_ms, mode, charged_us, expires_us, then ten for each bucket: the eight of
---          level.lua (flags and cost unused), delta, start_us
+-- KEYS     the mark of the receipt first, when mode is 1; then the cell of each bucket, which several may share
+-- ARGV[1]  doubles, little-endian: slack_ms, mode, charged_us, expires_us; then for each bucket "c8dddddddd": its
+--          section's id, then kind, limit, a, b, c, d (see level.lua), delta, start_us
 --            mode      1 once per receipt: the mark is set with the same step and lives until the receipt has expired
 --                      (by this clock, plus the slack); 0 no mark: a charge that nobody else knows of is given back
 --            delta     units: below 0 a refund, above 0 an extra charge
@@ -21,25 +21,25 @@ local blob, keys = ARGV[1], #KEYS
 local slack_ms, once, charged, expires, position = struct.unpack('<dddd', blob)
 local now = tonumber(ARGV[2]) or server_now()
 local first = once == 1 and 2 or 1
-if #blob ~= 32 + 80 * (keys - first + 1) then
+if #blob ~= 32 + 72 * (keys - first + 1) then
   return redis.error_reply('SHIELD ' .. #blob .. ' bytes of settlement do not match ' .. keys .. ' keys')
 end
 if once == 1 and now >= expires then return {now, 2} end
 
 -- Elapsed time is the bucket's own, which never runs backwards: after a step of the clock, drain that the bucket has
 -- seen counts although now does not know of it. One counted before the charge was rebased since, and owes nothing.
-local function refund_bucket(s, units)
+local function refund_bucket(s, ch, units)
   if s.at < charged then return end
-  local drained, ticks = muldivmod(s.at - charged, s.a, s.b)
+  local drained, ticks = muldivmod(s.at - charged, ch.a, ch.b)
   -- back = units - (drained + ticks / p), in whole units and ticks
   local back = units - drained
   if ticks > 0 then
-    back, ticks = back - 1, s.b - ticks
+    back, ticks = back - 1, ch.b - ticks
   end
   if back < 0 then return end
   back, ticks = s.units - back, s.ticks - ticks
   if ticks < 0 then
-    back, ticks = back - 1, ticks + s.b
+    back, ticks = back - 1, ticks + ch.b
   end
   if back < 0 then
     back, ticks = 0, 0
@@ -47,17 +47,17 @@ local function refund_bucket(s, units)
   s.units, s.ticks = back, ticks
 end
 
-local function refund_window(s, units)
-  if s.start == s.charged_start then
+local function refund_window(s, ch, units)
+  if s.start == ch.charged_start then
     s.cur = s.cur - math.min(units, s.cur)
-  elseif s.kind == SLIDING and s.start == s.charged_start + s.a then
+  elseif ch.kind == SLIDING and s.start == ch.charged_start + ch.a then
     s.prev = s.prev - math.min(units, s.prev)
   end
 end
 
-local function owe(s, units)
-  local floor_units = 2 * s.limit
-  if s.kind ~= BUCKET then
+local function owe(s, ch, units)
+  local floor_units = 2 * ch.limit
+  if ch.kind ~= BUCKET then
     if s.cur < floor_units then s.cur = math.min(s.cur + units, floor_units) end
   elseif s.units < floor_units then
     if units <= floor_units - s.units - (s.ticks > 0 and 1 or 0) then
@@ -68,39 +68,56 @@ local function owe(s, units)
   end
 end
 
-local states = {}
+local charges, names, known = {}, {}, {}
 for i = first, keys do
-  local kind, _, limit, a, b, c, d, delta, charged_start
-  kind, _, _, limit, a, b, c, d, delta, charged_start, position = struct.unpack('<dddddddddd', blob, position)
-  local s = {key = KEYS[i], kind = kind, limit = limit, a = a, b = b, c = c, d = d}
-  s.delta, s.charged_start = delta, charged_start
-  -- GET, unlike MGET, is an error for a key of another type, which is what is wanted here.
-  local raw = redis.call('GET', s.key)
-  if raw and not read_state(s, raw) then return bad_value(s) end
-  if kind == BUCKET then
-    touch_bucket(s, now)
-  elseif not touch_window(s, now) then
-    return {now, 3}
+  local ch = {cell = KEYS[i]}
+  ch.id, ch.kind, ch.limit, ch.a, ch.b, ch.c, ch.d, ch.delta, ch.charged_start, position =
+    struct.unpack('<c8dddddddd', blob, position)
+  charges[#charges + 1] = ch
+  if not known[ch.cell] then
+    known[ch.cell] = true
+    names[#names + 1] = ch.cell
   end
-  states[#states + 1] = s
+end
+
+local cells, states = read_cells(names), {}
+for i = 1, #charges do
+  local ch, s = charges[i], nil
+  local cell = cells[ch.cell]
+  local held = cell and cell[ch.id]
+  if not cell or (held and held.tag ~= (ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then
+    return bad_value(ch.cell)
+  end
+  if ch.kind == BUCKET then
+    s = touch_bucket(ch, held, 0, now)
+  else
+    s = touch_window(ch, held, 0, now)
+  end
+  if not s then return {now, 3} end
+  states[i] = s
 end
 
 if once == 1 then
-  local ms = ceil((expires - now) / 1000) + slack_ms
-  if not redis.call('SET', KEYS[1], '1', 'PX', format('%.0f', ms), 'NX') then return {now, 0} end
+  local ms = math.ceil((expires - now) / 1000) + slack_ms
+  if not redis.call('SET', KEYS[1], '1', 'PX', string.format('%.0f', ms), 'NX') then return {now, 0} end
 end
-for i = 1, #states do
-  local s = states[i]
+for i = 1, #charges do
+  local ch, s = charges[i], states[i]
   local units, ticks, cur, prev = s.units, s.ticks, s.cur, s.prev
-  if s.delta > 0 then
-    owe(s, s.delta)
-  elseif s.kind == BUCKET then
-    refund_bucket(s, -s.delta)
+  if ch.delta > 0 then
+    owe(s, ch, ch.delta)
+  elseif ch.kind == BUCKET then
+    refund_bucket(s, ch, -ch.delta)
   else
-    refund_window(s, -s.delta)
+    refund_window(s, ch, -ch.delta)
   end
   if s.rebased or s.units ~= units or s.ticks ~= ticks or s.cur ~= cur or s.prev ~= prev then
-    local problem = write_state(s, now, slack_ms)
+    keep(s, ch, cells[ch.cell], now)
+  end
+end
+for i = 1, #names do
+  if cells[names[i]].changed then
+    local problem = write_cell(cells[names[i]], now, slack_ms)
     if problem then return redis.error_reply(problem) end
   end
 end

@@ -1,0 +1,58 @@
+"""What every new connection asks first, and which answers end it: the scripts are loaded, the server is a primary, and
+the states it holds are of this release's layout. A connection that may carry a check has passed all of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from shield.errors import StoreError, StoreProtocolError
+from shield.store.lane import Greeting
+from shield.store.lua import SCRIPTS, Script
+from shield.store.resp import encode
+from shield.store.steps import VERSION
+
+# All that Shield's account may do, after "reset on >PASSWORD". Without INFO it works as well, and warns of nothing.
+ACL_RULES: Final = (
+    "~{prefix}:* -@all +evalsha +eval +script|load +set +get +mget +exists +zcount +zrangebyscore +zadd +zrange"
+    " +zremrangebyscore +zrem +zcard +pexpire +time +role +info +select +ping +client|setinfo +hello"
+)
+
+
+def greeting(version_key: bytes) -> list[Greeting]:
+    """The commands, each with what judges its reply, by raising."""
+    return [
+        *((load_command(script), _loaded) for script in SCRIPTS),
+        (encode((b"ROLE",)), _is_primary),
+        (encode((b"SET", version_key, b"%d" % VERSION, b"NX")), _written),
+        (encode((b"GET", version_key)), _same_version),
+    ]
+
+
+def load_command(script: Script) -> bytes:
+    """Loads one script."""
+    return encode((b"SCRIPT", b"LOAD", script.text))
+
+
+def _loaded(reply: Any) -> None:
+    if isinstance(reply, Exception):
+        raise reply
+
+
+def _is_primary(reply: Any) -> None:
+    """A replica would answer from what it last heard. Not every account may ask; then nobody knows."""
+    if isinstance(reply, list) and reply and reply[0] in (b"slave", b"sentinel"):
+        raise StoreError(f"the server is a {reply[0].decode()}, not a primary")
+
+
+def _written(reply: Any) -> None:
+    """A server without memory, or one that is loading, says so to those who ask."""
+
+
+def _same_version(reply: Any) -> None:
+    """States of another layout are neither read nor written over: releases that differ in it need prefixes that do."""
+    if isinstance(reply, bytes) and reply != b"%d" % VERSION:
+        found = reply[:16].decode("ascii", "replace")
+        raise StoreProtocolError(
+            f"the states of this prefix have layout {found}, this release reads {VERSION}: give it a prefix of its own"
+        )

@@ -1,0 +1,203 @@
+"""What decides while a remote store is away: this process alone, with its share of every limit.
+
+The law of this file: N nodes that stand in together admit no more than the store would have. A key's local bucket
+holds a 1/N of the burst (one unit at least) and refills at rate / N; it starts empty at the instant the store was
+lost, because what the store had left may have been spent elsewhere a moment ago. A node that has not reached its store
+since it started holds one unit then: a service that starts without its store serves. What was admitted meanwhile, less
+what has drained since, is charged to the store before this node asks it again: coming back is no second burst. Above
+the law come only: the one unit of a limit with less than N, that of a node that starts, and a number of nodes
+that was wrong.
+
+Time is that of the table it decides with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable
+from math import gcd
+from typing import TYPE_CHECKING, Final
+
+from shield.errors import ReceiptError, StoreError
+from shield.policy.calendar import window_of
+from shield.policy.model import CONCURRENCY, TOKEN_BUCKET, Limit, Numbers
+from shield.store import Settlement, SettlementEntry
+
+if TYPE_CHECKING:
+    from shield.core import Charges, CompiledPolicy, Table
+    from shield.policy import Policy
+    from shield.request import Request
+    from shield.store import Store
+
+# Keys whose spending is remembered for the way back; those beyond it join back with what they have. 20 MB.
+MAX_DEBTS: Final = 65_536
+# Buckets in one settlement, and how long the store remembers that it was made.
+BUCKETS_AT_ONCE: Final = 64
+MARK_US: Final = 3_600_000_000
+# No period is longer than the core's arithmetic allows; a slower share is rounded up to this.
+MAX_PERIOD_US: Final = 2**42 - 1
+
+
+class _Spent:
+    """What one bucket admitted since the store was lost: in ticks for a token bucket, beside its level, which began
+    full; for a window the units of one window.
+
+    The store's level is too low by at most what was admitted, and by at most what is in the local bucket: both bound
+    what it has to hear.
+    """
+
+    __slots__ = ("admitted", "at_us", "full", "level", "limit", "numbers", "plan")
+
+    def __init__(self, limit: Limit, plan: str | None, numbers: Numbers, full: Numbers, lost_us: int) -> None:
+        self.limit, self.plan = limit, plan
+        self.numbers, self.full = numbers, full
+        self.at_us = lost_us
+        self.level = numbers.limit * self.unit
+        self.admitted = 0
+
+    def move(self, now_us: int) -> None:
+        if self.limit.algorithm == TOKEN_BUCKET:
+            self.level = max(0, self.level - self.numbers.refill_units * max(0, now_us - self.at_us))
+            self.at_us = max(self.at_us, now_us)
+        elif (start_us := _window_start(self.limit, now_us)) > self.at_us:
+            self.admitted, self.at_us = 0, start_us
+
+    def take(self, cost: int) -> None:
+        self.admitted += cost * self.unit
+        self.level += cost * self.unit
+
+    @property
+    def unit(self) -> int:
+        return self.numbers.refill_us if self.limit.algorithm == TOKEN_BUCKET else 1
+
+    @property
+    def units(self) -> int:
+        """What the store has to hear, rounded up."""
+        ticks = min(self.admitted, self.level) if self.limit.algorithm == TOKEN_BUCKET else self.admitted
+        return -(-ticks // self.unit)
+
+
+class StandIn:
+    """One node's share of a policy, and what it spent of it. `compile` makes a policy one for the table."""
+
+    def __init__(self, table: Table, compile: Callable[[Policy], CompiledPolicy]) -> None:
+        self._table = table
+        self._compile = compile
+        self._policy: Policy | None = None
+        self._nodes = 0
+        self._compiled: CompiledPolicy | None = None
+        self._lost_us: int | None = None
+        self._spare = 1
+        self._spent: dict[tuple[str, bytes], _Spent] = {}
+        self._telling: Settlement | None = None  # what the store is being told, or has not confirmed
+        self.untold = 0
+        """Admissions that the store will not hear of, for want of room or because it was away for too long."""
+
+    @property
+    def owing(self) -> bool:
+        """Whether something was admitted that the store does not know of."""
+        return self._telling is not None or bool(self._spent)
+
+    def store_answers(self) -> None:
+        """The store is there: the next loss is another one."""
+        self._lost_us = None
+        self._spare = 0
+
+    def decide(self, request: Request, policy: Policy, nodes: int, address: Callable[[Charges, int], bytes]) -> Charges:
+        """The step of one request while the store is away. `address` names a charge's bucket in the store."""
+        if policy is not self._policy or nodes != self._nodes or self._compiled is None:
+            self._compiled = self._compile(share_of(policy, nodes))
+            self._policy, self._nodes = policy, nodes
+        now_us = self._table.now_us()
+        if self._lost_us is None or now_us < self._lost_us:
+            self._lost_us = now_us
+        charges = self._compiled.charges(request)
+        self._table.apply(charges, degraded=True, now_us=now_us, empty_at_us=self._lost_us, spare=self._spare)
+        if charges.admitted:
+            self._remember(charges, self._lost_us, now_us, address)
+        return charges
+
+    def _remember(self, charges: Charges, lost_us: int, now_us: int, address: Callable[[Charges, int], bytes]) -> None:
+        for i in range(len(charges)):
+            bucket = charges.bucket(i)
+            limit: Limit = bucket.limit
+            if bucket.cost == 0 or limit.algorithm == CONCURRENCY or limit.when_store_fails != "local":
+                continue
+            key = (limit.identity, address(charges, i))
+            spent = self._spent.get(key)
+            if spent is None:
+                if len(self._spent) >= MAX_DEBTS:
+                    self.untold += 1
+                    continue
+                plan = charges.plan
+                spent = self._spent[key] = _Spent(limit, plan, bucket.numbers, self._whole(limit, plan), lost_us)
+            spent.move(now_us)
+            spent.take(bucket.cost)
+
+    def _whole(self, limit: Limit, plan: str | None) -> Numbers:
+        assert self._policy is not None
+        whole = next(one for one in self._policy.limits if one.name == limit.name)
+        return whole.numbers_for(plan)
+
+    async def pay(self, store: Store, compiled: CompiledPolicy) -> None:
+        """Charges the store what it does not know of, some buckets at a time, until nothing is left or it fails. What
+        it did not confirm is told again under the same name, which it takes once.
+        """
+        while self.owing:
+            if self._telling is None:
+                entries = self._take(BUCKETS_AT_ONCE)
+                now_us = self._table.now_us()
+                if not entries:
+                    continue
+                name = os.urandom(16)
+                self._telling = Settlement(name, now_us + MARK_US, now_us, tuple(entries), compiled=compiled)
+            try:
+                await store.settle(self._telling)
+            except StoreError:
+                return
+            except ReceiptError:
+                self.untold += len(self._telling.entries)
+            self._telling = None
+
+    def _take(self, at_most: int) -> list[SettlementEntry]:
+        now_us = self._table.now_us()
+        found = []
+        for key in list(itertools.islice(self._spent, at_most)):
+            spent = self._spent.pop(key)
+            spent.move(now_us)
+            if (units := spent.units) > 0:
+                found.append(SettlementEntry(spent.limit, key[1], 0, units, plan=spent.plan, numbers=spent.full))
+        return found
+
+
+def share_of(policy: Policy, nodes: int) -> Policy:
+    """The policy with a 1/N of every number, one unit at least."""
+    if nodes <= 1:
+        return policy
+    limits = []
+    for limit in policy.limits:
+        plans = {plan: _share(limit, numbers, nodes) for plan, numbers in limit.plans.items()}
+        limits.append(dataclasses.replace(limit, numbers=_share(limit, limit.numbers, nodes), plans=plans))
+    return dataclasses.replace(policy, limits=tuple(limits))
+
+
+def _share(limit: Limit, numbers: Numbers, nodes: int) -> Numbers:
+    held = max(1, numbers.limit // nodes) if numbers.limit else 0
+    if limit.algorithm != TOKEN_BUCKET:
+        return dataclasses.replace(numbers, limit=held)
+    units, period_us = numbers.refill_units, numbers.refill_us * nodes
+    common = gcd(units, period_us)
+    units, period_us = units // common, period_us // common
+    if period_us > MAX_PERIOD_US:
+        units, period_us = max(1, units * MAX_PERIOD_US // period_us), MAX_PERIOD_US
+        common = gcd(units, period_us)
+        units, period_us = units // common, period_us // common
+    return Numbers(held, units, period_us)
+
+
+def _window_start(limit: Limit, now_us: int) -> int:
+    if limit.align is not None:
+        return window_of(now_us, align=limit.align, timezone=limit.timezone or "UTC")[0]
+    return now_us - now_us % (limit.window_us or 1)
