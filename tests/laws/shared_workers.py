@@ -162,8 +162,8 @@ def hot(url: str) -> dict[str, Any]:
 
 
 def crowd(url: str) -> dict[str, Any]:
-    """Four processes and 60 keys for the 32 slots of one window. Buckets are empty again in 20 us, before their keys come
-    back, so slots change hands all the time however fast the machine is."""
+    """Four processes and 60 keys for the 32 slots of one window. Buckets are empty again in 20 us, before their keys
+    come back, so slots change hands all the time however fast the machine is."""
     shield = Shield(CROWD, url)
 
     def work(log: Log, number: int) -> None:
