@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, memory, scale
+from bench import core, decision, detectors, memory, scale
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "core": core.run,
     "decision": decision.run,
+    "detectors": detectors.run,
     "memory": memory.run,
     "scale": scale.run,
 }

@@ -18,7 +18,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 LAYERS = [
     ("core", ["shield.core"]),
     ("values", ["shield.errors", "shield.rate", "shield.clock", "shield.request", "shield.decision", "shield.receipt"]),
-    ("policy", ["shield.policy", "shield.guard"]),
+    ("policy", ["shield.policy", "shield.guard", "shield.detect"]),
     ("identity", ["shield.identity"]),
     ("stores", ["shield.store"]),
     ("facade", ["shield.shield", "shield.testing", "shield"]),

@@ -16,6 +16,8 @@ from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
+from shield.policy.detector import Condition, Detector
+
 TOKEN_BUCKET = "token-bucket"
 SLIDING_WINDOW = "sliding-window"
 FIXED_WINDOW = "fixed-window"
@@ -101,6 +103,7 @@ class Policy:
     identity: Identity = field(default_factory=Identity)
     limits: tuple[Limit, ...] = ()
     size: SizeGuard | None = None
+    detectors: tuple[Detector, ...] = ()
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
@@ -125,7 +128,10 @@ class Policy:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of a hash over the model: equal policies have equal ones."""
-        text = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))
+        plain = _plain(self)
+        if not self.detectors:
+            del plain["detectors"]  # a policy that has none is what it was before there were any
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -135,6 +141,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, (Policy, Identity, Limit, Numbers, SizeGuard)):
+    if isinstance(value, (Policy, Identity, Limit, Numbers, SizeGuard, Detector, Condition)):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     return value

@@ -13,6 +13,7 @@ from typing import Any
 from shield.errors import PolicyError
 from shield.policy import schema
 from shield.policy.calendar import DAY, MONTH
+from shield.policy.detector_rules import read_detectors
 from shield.policy.kinds import Key
 from shield.policy.model import (
     CONCURRENCY,
@@ -74,6 +75,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
     limits = _limits(values["limit"], report)
     identity = _identity(values["identity"], report)
     size = _size(values["guard"])
+    detectors = read_detectors(values["detector"], report)
     if report.issues:
         return None
     return Policy(
@@ -84,6 +86,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
         identity=identity,
         limits=limits,
         size=size,
+        detectors=detectors,
     )
 
 
