@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shield.abuse import Abuse
 from shield.clock import Clock
 from shield.core import Charges, CompiledPolicy, Decision, LocalDecider, Registry
 from shield.errors import PolicyError, PolicyIssue, ReceiptError, RequestError, ShieldError, StoreError
@@ -27,6 +28,7 @@ from shield.request import MAX_COST, Request
 from shield.store.memory import MemoryStore
 
 if TYPE_CHECKING:
+    from shield.detect.travel import Locate
     from shield.store import Store
 
 
@@ -46,7 +48,7 @@ class Shield(LocalDecider):
     `store` is a URL (`memory://`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store. `clock` returns Unix
     nanoseconds; the default is the system's (a remote store reads its own). `secret` seals receipts and leases: all
     nodes that share a store need the same one; by default a remote store hands one out, and a local one is its own.
-    `trace` is called with a dict for every decision.
+    `trace` is called with a dict for every decision. `locate` answers where an address is, for detectors of travel.
 
     Use it as `async with Shield(...) as shield`, or call `open` and `close`. With a local store nothing needs opening.
     """
@@ -59,6 +61,7 @@ class Shield(LocalDecider):
         clock: Clock | None = None,
         secret: bytes | None = None,
         trace: Callable[[dict[str, Any]], None] | None = None,
+        locate: Locate | None = None,
     ) -> None:
         from shield.store import RemoteStore, open_store
 
@@ -75,6 +78,7 @@ class Shield(LocalDecider):
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
             self._handles = Handles(os.urandom(32))
+        self.abuse = Abuse(clock=clock, locate=locate)
         self._adopt(policy)
 
     def _adopt(self, policy: Policy) -> None:
@@ -82,10 +86,12 @@ class Shield(LocalDecider):
             self._compiled = compile_policy(policy, self._local.registry)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
+        self.abuse.adopt(policy)
         self.policy = policy
         self._table = self._local.table
         # What `check_nowait`, which is compiled, decides with.
-        self.decide_here(self._compiled, self._table if self.store.local else None, traced=self._trace is not None)
+        here = self._table if self.store.local and not self.abuse.active else None
+        self.decide_here(self._compiled, here, traced=self._trace is not None)
         self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
     async def __aenter__(self) -> Shield:
@@ -115,6 +121,12 @@ class Shield(LocalDecider):
         """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
         if self.store.local:
             return self.check_nowait(request)
+        decision = await self._check_remote(request)
+        if self.abuse.active:
+            self.abuse.seen(request)
+        return decision
+
+    async def _check_remote(self, request: Request) -> Decision:
         charges = self._compiled.charges(request)
         if len(charges) == 0:
             self._table.apply(charges)
@@ -128,6 +140,12 @@ class Shield(LocalDecider):
         return self._conclude(charges)
 
     def _decide_elsewhere(self, request: Request) -> Decision:
+        if self.store.local:
+            charges = self._compiled.charges(request)
+            self._table.apply(charges)
+            decision = self._conclude(charges)
+            self.abuse.seen(request)
+            return decision
         raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
 
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:

@@ -21,8 +21,8 @@ LAYERS = [
     ("policy", ["shield.policy", "shield.guard", "shield.detect"]),
     ("identity", ["shield.identity"]),
     ("stores", ["shield.store"]),
-    ("facade", ["shield.shield", "shield.testing", "shield"]),
-    ("edges", ["shield.server", "shield.cli", "shield.__main__"]),
+    ("facade", ["shield.abuse", "shield.shield", "shield.testing", "shield"]),
+    ("edges", ["shield.server", "shield.simulate", "shield.cli", "shield.__main__"]),
 ]
 INNER = {"core", "values", "policy"}
 # The world outside: the clock, the network, the log. Reading a policy file is the loader's job and nobody else's.

@@ -19,6 +19,8 @@ def report_handler(service: Service) -> Handler:
     async def report(http: web.BaseRequest, query: str) -> web.Response:
         told = decode_report(await read_body(http, MAX_BODY_BYTES))
         settled = False
+        if told.status is not None or told.event is not None:
+            service.shield.abuse.outcome(told, told.status, told.event)
         if told.receipt is not None:
             settled = await service.shield.report(told.receipt, cost=told.cost, bytes=told.bytes)
         return web.Response(status=202, body=encode({"settled": settled}), content_type=_JSON)
