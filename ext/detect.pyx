@@ -376,6 +376,8 @@ cdef class Detectors:
                 value = self.path_of(value)
             elif kind == ROUTE:
                 value = route_of(self.path_of(value))
+                if value is not None and (<str>value).replace("/{}", "") in ("", "/"):
+                    return None          # nothing of it is a name: no route of an API
             elif kind == QUERY:
                 value = (<str>value).partition("?")[2]
         if PyUnicode_Check(value) and PyUnicode_GET_LENGTH(value):

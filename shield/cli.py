@@ -1,4 +1,4 @@
-"""The command line: serve, check-policy, decide.
+"""The command line: serve, check-policy, decide, simulate.
 
 Exit status: 0 yes, 1 no (a policy with errors, a request refused), 2 misuse, 3 fault. What goes wrong is said
 in a sentence on standard error.
@@ -15,6 +15,8 @@ from enum import IntEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from shield.simulate import command as simulate
 
 if TYPE_CHECKING:
     from shield.policy import Policy
@@ -193,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how to say it (default: json, text with --explain)",
     )
     decide.set_defaults(command=_decide)
+    simulate.add_to(commands, _new_parser)
     return parser
 
 

@@ -22,7 +22,7 @@ LAYERS = [
     ("identity", ["shield.identity"]),
     ("stores", ["shield.store"]),
     ("facade", ["shield.abuse", "shield.shield", "shield.testing", "shield"]),
-    ("edges", ["shield.server", "shield.simulate", "shield.cli", "shield.__main__"]),
+    ("edges", ["shield.server", "shield.simulate", "shield.geo", "shield.cli", "shield.__main__"]),
 ]
 INNER = {"core", "values", "policy"}
 # The world outside: the clock, the network, the log. Reading a policy file is the loader's job and nobody else's.
