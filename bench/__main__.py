@@ -13,13 +13,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, faults, graphql, memory, scale, server, shared, store
+from bench import core, decision, detectors, faults, graphql, memory, scale, server, shared, store
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "core": core.run,
     "decision": decision.run,
     "graphql": graphql.run,
+    "detectors": detectors.run,
     "memory": memory.run,
     "scale": scale.run,
     "shared": shared.run,

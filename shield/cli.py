@@ -1,4 +1,4 @@
-"""The command line: serve, check-policy, decide, price.
+"""The command line: serve, check-policy, decide, price, simulate.
 
 Exit status: 0 yes, 1 no (a policy with errors, a request refused), 2 misuse, 3 fault. What goes wrong is said
 in a sentence on standard error.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shield import cli_price
 from shield.cli_options import add_policy_and_store, add_serve_options
+from shield.simulate import command as simulate
 
 if TYPE_CHECKING:
     from shield.policy import Policy
@@ -199,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     decide.set_defaults(command=_decide)
     cli_price.add_to(commands, _new_parser)
+    simulate.add_to(commands, _new_parser)
     return parser
 
 

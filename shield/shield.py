@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shield.abuse import Abuse
 from shield.clock import Clock
 from shield.core import Charges, CompiledPolicy, Decision, LocalDecider, Registry
 from shield.errors import PolicyError, PolicyIssue, ReceiptError, RequestError, ShieldError, StoreError
@@ -29,6 +30,7 @@ from shield.store.memory import MemoryStore
 from shield.store.table import TableStore
 
 if TYPE_CHECKING:
+    from shield.detect.travel import Locate
     from shield.store import Store
     from shield.store.standin import StandIn
 
@@ -49,7 +51,7 @@ class Shield(LocalDecider):
     `store` is a URL (`memory://`, `shared://NAME`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store.
     `clock` returns Unix nanoseconds; the default is the system's (a remote store reads its own). `secret` seals
     receipts and leases: all nodes that share a store need the same one; by default the store has one.
-    `trace` is called with a dict for every decision.
+    `trace` is called with a dict for every decision. `locate` answers where an address is, for detectors of travel.
 
     Use it as `async with Shield(...) as shield`, or call `open` and `close`. With a local store nothing needs opening.
     """
@@ -62,6 +64,7 @@ class Shield(LocalDecider):
         clock: Clock | None = None,
         secret: bytes | None = None,
         trace: Callable[[dict[str, Any]], None] | None = None,
+        locate: Locate | None = None,
     ) -> None:
         from shield.store import RemoteStore, open_store
 
@@ -85,6 +88,7 @@ class Shield(LocalDecider):
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
             self._handles = Handles(self._local.secret)  # the processes of one shared table accept each other's
+        self.abuse = Abuse(clock=clock, locate=locate)
         self._adopt(policy)
 
     def _compile(self, policy: Policy, prices: PriceGuard | None = None) -> CompiledPolicy:
@@ -96,11 +100,13 @@ class Shield(LocalDecider):
     def _adopt(self, policy: Policy) -> None:
         prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
         self._compiled = self._compile(policy, prices)
+        self.abuse.adopt(policy)
         self.policy = policy
         self._prices = prices
         self._table = self._local.table
         # What `check_nowait`, which is compiled, decides with.
-        self.decide_here(self._compiled, self._table if self.store.local else None, traced=self._trace is not None)
+        here = self._table if self.store.local and not self.abuse.active else None
+        self.decide_here(self._compiled, here, traced=self._trace is not None)
         self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
     async def __aenter__(self) -> Shield:
@@ -130,6 +136,12 @@ class Shield(LocalDecider):
         """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
         if self.store.local:
             return self.check_nowait(request)
+        decision = await self._check_remote(request)
+        if self.abuse.active:
+            self.abuse.seen(request)
+        return decision
+
+    async def _check_remote(self, request: Request) -> Decision:
         charges = self._compiled.charges(request)
         if len(charges) == 0:
             self._table.apply(charges)
@@ -169,6 +181,12 @@ class Shield(LocalDecider):
         return standin.owing
 
     def _decide_elsewhere(self, request: Request) -> Decision:
+        if self.store.local:
+            charges = self._compiled.charges(request)
+            self._table.apply(charges)
+            decision = self._conclude(charges)
+            self.abuse.seen(request)
+            return decision
         raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
 
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:

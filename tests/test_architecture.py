@@ -18,11 +18,17 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 LAYERS = [
     ("core", ["shield.core"]),
     ("values", ["shield.errors", "shield.rate", "shield.clock", "shield.request", "shield.decision", "shield.receipt"]),
-    ("policy", ["shield.policy", "shield.guard", "shield.graphql"]),
+    ("policy", ["shield.policy", "shield.guard", "shield.graphql", "shield.detect"]),
     ("identity", ["shield.identity"]),
     ("stores", ["shield.store"]),
-    ("facade", ["shield.shield", "shield.testing", "shield"]),
-    ("edges", ["shield.server", "shield.cli", "shield.cli_options", "shield.cli_price", "shield.__main__"]),
+    ("facade", ["shield.abuse", "shield.shield", "shield.testing", "shield"]),
+    (
+        "edges",
+        [
+            *("shield.server", "shield.simulate", "shield.geo"),
+            *("shield.cli", "shield.cli_options", "shield.cli_price", "shield.__main__"),
+        ],
+    ),
 ]
 INNER = {"core", "values", "policy"}
 # The world outside: the clock, the network, the log. Reading a policy file is the loader's job and nobody else's.

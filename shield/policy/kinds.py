@@ -187,3 +187,21 @@ class TableList:
         if len(value) > self.most:
             report.add(path, f"found {len(value)} entries; allowed: at most {self.most}")
         return [self.table.read(one, f"{path}[{at}]", report) for at, one in enumerate(value[: self.most])]
+
+
+@dataclass(frozen=True, slots=True)
+class RawList:
+    """A list of tables that is handed on as it stands, because its entries are completed before they can be read."""
+
+    of: TableList
+
+    @property
+    def type_name(self) -> str:
+        return self.of.type_name
+
+    @property
+    def allowed(self) -> str:
+        return self.of.allowed
+
+    def read(self, value: Any, path: str, report: Report) -> Any:
+        return value

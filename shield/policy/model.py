@@ -22,6 +22,8 @@ from shield.graphql.pricer import Dialect
 if TYPE_CHECKING:
     from shield.graphql.schema import Schema
 
+from shield.policy.detector import Detector
+
 TOKEN_BUCKET = "token-bucket"
 SLIDING_WINDOW = "sliding-window"
 FIXED_WINDOW = "fixed-window"
@@ -128,6 +130,7 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     size: SizeGuard | None = None
     graphql: GraphQLGuard | None = field(default=None, metadata=LATE)
+    detectors: tuple[Detector, ...] = field(default=(), metadata=LATE)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:

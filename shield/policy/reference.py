@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from shield.policy import schema
-from shield.policy.kinds import Key, Kind, MapOf, Table, TableList
+from shield.policy.detector_schema import CONDITION, DETECTOR
+from shield.policy.kinds import Key, Kind, MapOf, RawList, Table, TableList
 from shield.policy.loader import MAX_BYTES
 from shield.policy.validate import MAX_DEPTH
 
@@ -47,6 +48,8 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "`plans` of a limit", schema.PLAN
     yield "`[guard.size]`", schema.SIZE
     yield "`[guard.graphql]`", schema.GRAPHQL
+    yield "`[[detector]]`", DETECTOR
+    yield "`on` and `failing` of a detector", CONDITION
 
 
 def _section(heading: str, table: Table) -> str:
@@ -79,7 +82,7 @@ def _default(key: Key) -> str:
 def _allowed(kind: Kind) -> str:
     if isinstance(kind, MapOf) and isinstance(kind.value, Table):
         return _prose(f"up to {kind.most} tables; name: {kind.key.allowed}")
-    if isinstance(kind, TableList):
+    if isinstance(kind, (TableList, RawList)):
         return _prose(kind.allowed)
     if isinstance(kind, Table):
         return ", ".join(f"`{key.name}`" for key in kind.keys)

@@ -11,8 +11,9 @@ from typing import Any
 
 from shield.policy import scalars
 from shield.policy.calendar import ALIGNMENTS
+from shield.policy.detector_schema import DETECTOR, MAX_DETECTORS
 from shield.policy.graphql_schema import graphql_table
-from shield.policy.kinds import Key, ListOf, MapOf, Table, TableList
+from shield.policy.kinds import Key, ListOf, MapOf, RawList, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
 from shield.policy.report import suggestion
 from shield.policy.scalars import Scalar, Wrong
@@ -336,6 +337,6 @@ POLICY = Table(
         Key("identity", IDENTITY, "See [identity].", default_doc="its defaults"),
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
         Key("guard", GUARD, "See [guard.size] and [guard.graphql].", default_doc="no guards"),
+        Key("detector", RawList(TableList(DETECTOR, MAX_DETECTORS)), "See [[detector]].", default=[]),
     ),
-    later=("detector",),
 )

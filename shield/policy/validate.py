@@ -13,6 +13,7 @@ from typing import Any
 from shield.errors import PolicyError
 from shield.policy import schema
 from shield.policy.calendar import DAY, MONTH
+from shield.policy.detector_rules import read_detectors
 from shield.policy.graphql_rules import Read, graphql_of
 from shield.policy.kinds import Key
 from shield.policy.model import (
@@ -84,6 +85,7 @@ def _policy(tree: object, report: Report, read: Read) -> Policy | None:
     guard = values["guard"]
     size = _size(guard)
     graphql = graphql_of(guard if guard in (None, REFUSED) else guard["graphql"], limits, report, read)
+    detectors = read_detectors(values["detector"], report)
     if report.issues:
         return None
     return Policy(
@@ -95,6 +97,7 @@ def _policy(tree: object, report: Report, read: Read) -> Policy | None:
         limits=limits,
         size=size,
         graphql=graphql,
+        detectors=detectors,
     )
 
 

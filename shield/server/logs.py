@@ -20,6 +20,7 @@ from shield.server.bounds import MAX_REQUEST_ID_CHARS, REFUSAL_LINES, REFUSAL_LI
 
 if TYPE_CHECKING:
     from shield.decision import Decision
+    from shield.detect.detection import Detection
 
 FORMATS: Final = ("json", "console")
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -82,7 +83,7 @@ class DecisionLog:
     ) -> None:
         self._log = log
         self._on_suppressed = on_suppressed
-        self._ration = TokenBucket(REFUSAL_LINES, burst=REFUSAL_LINES_BURST, max_keys=2, clock=clock)
+        self._ration = TokenBucket(REFUSAL_LINES, burst=REFUSAL_LINES_BURST, max_keys=3, clock=clock)
         self._left_out = 0
 
     def refused(self, decision: Decision, request_id: str, endpoint: str, elapsed_s: float) -> None:
@@ -107,6 +108,21 @@ class DecisionLog:
             return
         fields = {} if field is None else {"field": field}
         self._log.info("problem", request_id=request_id, endpoint=endpoint, status=status, **fields, **self._told())
+
+    def detected(self, detection: Detection) -> None:
+        """What a detector found; whom it found, no line tells."""
+        if not self._allowed("detected"):
+            return
+        self._log.warning(
+            "detected",
+            request_id=shown_request_id(detection.request_id),
+            detector=detection.name,
+            severity=detection.detector.severity,
+            value=round(detection.value, 3),
+            threshold=round(detection.threshold, 3),
+            events=detection.events,
+            **self._told(),
+        )
 
     def _allowed(self, kind: str) -> bool:
         if self._ration.allow(kind):

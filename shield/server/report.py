@@ -16,6 +16,8 @@ def report_handler(service: Service) -> Handler:
     async def report(http: Ask, query: str) -> Answer:
         told = decode_report(await read_body(http, MAX_BODY_BYTES))
         settled = False
+        if told.status is not None or told.event is not None:
+            service.shield.abuse.outcome(told, told.status, told.event)
         if told.receipt is not None:
             settled = await service.shield.report(
                 told.receipt, cost=told.cost, bytes=told.bytes, type_cost=told.type_cost

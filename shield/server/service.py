@@ -107,6 +107,7 @@ class Service(Front):
         self.shield = shield
         self.source = source
         self.facts = GatewayFacts(shield.policy.identity)
+        shield.abuse.listeners.append(self.lines.detected)
 
     async def decide(self, request: Request, endpoint: str) -> Decision:
         """The decision, counted and, where it is a refusal, logged. Every answer carries a request id: `request` is

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from shield.policy import schema
-from shield.policy.kinds import ListOf, MapOf, Table, TableList
+from shield.policy.kinds import ListOf, MapOf, RawList, Table, TableList
 from shield.policy.reference import render
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "policy-reference.md"
@@ -29,6 +29,12 @@ def _tables(table: Table) -> list[Table]:
     found = [table]
     for key in table.keys:
         kind = key.kind
+        if isinstance(kind, RawList):
+            kind = kind.of
+        if isinstance(kind, ListOf) and isinstance(kind.item, Table):
+            # A list of conditions: the same table wherever it is used.
+            found += [] if kind.item in found else [kind.item]
+            continue
         inner = kind.table if isinstance(kind, TableList) else kind.value if isinstance(kind, MapOf) else kind
         if isinstance(inner, Table):
             found += [one for one in _tables(inner) if one not in found]

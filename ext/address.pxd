@@ -1,0 +1,52 @@
+# cython: language_level=3
+"""Addresses in canonical bytes: 4 of IPv4 (mapped IPv4 is IPv4), or 16 of IPv6 of which the first `ipv6_prefix` bits count."""
+
+from libc.stdint cimport uint8_t
+from libc.string cimport memchr, memcpy, memset
+from keys cimport PyUnicode_Check, ascii_of
+
+cdef extern from "arpa/inet.h":
+    int inet_pton(int family, const char *text, void *address) nogil
+    enum:
+        AF_INET
+        AF_INET6
+
+cdef struct Address:
+    uint8_t bytes[16]
+    int size_bytes
+
+cdef inline int read_address(object text, int ipv6_prefix, Address *a) noexcept:
+    """The size in bytes; 0 for empty text, -1 for what is no address."""
+    cdef Py_ssize_t size_bytes
+    cdef int i, whole
+    cdef const char *data
+    a.size_bytes = 0
+    if not PyUnicode_Check(text):
+        return -1
+    data = ascii_of(text, &size_bytes)
+    if data == NULL or size_bytes > 45:
+        return -1
+    if size_bytes == 0:
+        return 0
+    # inet_pton would stop at a NUL byte and believe what came before.
+    if memchr(data, 0, size_bytes) != NULL:
+        return -1
+    if inet_pton(AF_INET, data, a.bytes) == 1:
+        a.size_bytes = 4
+        return 4
+    if inet_pton(AF_INET6, data, a.bytes) != 1:
+        return -1
+    for i in range(10):
+        if a.bytes[i] != 0:
+            break
+    else:
+        if a.bytes[10] == 0xFF and a.bytes[11] == 0xFF:
+            memcpy(a.bytes, a.bytes + 12, 4)
+            a.size_bytes = 4
+            return 4
+    whole = ipv6_prefix // 8
+    if whole < 16:
+        a.bytes[whole] = a.bytes[whole] & <uint8_t>(0xFF00 >> (ipv6_prefix % 8))
+        memset(a.bytes + whole + 1, 0, 15 - whole)
+    a.size_bytes = 16
+    return 16

@@ -1,0 +1,1 @@
+"""A policy tried on recorded traffic: the same decisions as live, on virtual time."""
