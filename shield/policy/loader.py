@@ -40,11 +40,14 @@ def load(path: str | PathLike[str]) -> Policy:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         _refuse(f"cannot be read: {reason}", source)
-    return parse(data, format, source)
+    return parse(data, format, source, str(Path(source).absolute().parent))
 
 
-def parse(text: str | bytes, format: str = "toml", source: str | None = None) -> Policy:
-    """The policy in this "toml", "yaml" or "json". Raises PolicyError; ValueError for another `format`."""
+def parse(text: str | bytes, format: str = "toml", source: str | None = None, directory: str | None = None) -> Policy:
+    """The policy in this "toml", "yaml" or "json". Raises PolicyError; ValueError for another `format`.
+
+    Files that it names start in `directory`, by default where the process runs.
+    """
     reader = _READERS.get(format)
     if reader is None:
         raise ValueError(f"format: found {format!r}; allowed: {', '.join(_READERS)}")
@@ -58,7 +61,7 @@ def parse(text: str | bytes, format: str = "toml", source: str | None = None) ->
     if tree == {}:
         # A file that was cut off or is being written must not switch every limit off; `version = 1` alone may.
         _refuse("found nothing; allowed: a policy, at least `version = 1`", source)
-    return build(tree, source)
+    return build(tree, source, directory)
 
 
 def _bounded(text: str | bytes, source: str | None) -> str:
