@@ -65,6 +65,8 @@ cdef class Charges:
     cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason
     cdef readonly object detail
+    cdef readonly int64_t retry_us    # for a `reason` that passes by itself: in how many microseconds. 0: it does not
+    cdef bint asking                  # a peek: the step tells what fits and takes nothing
     cdef readonly bint admitted
     cdef readonly bint degraded
     cdef readonly bint settleable     # some cost is the request's own: what it really was may be reported later
@@ -122,7 +124,23 @@ cdef class Charges:
 
     @property
     def refused(self):
-        return self.reason is not None
+        return self.reason is not None or self.asking
+
+    def ask(self):
+        """Makes the coming step a peek: whatever fits, nothing is taken."""
+        self.asking = True
+
+    def fits(self):
+        """After a peek: whether everything would have fitted. The outcome can then be read as that of a decision."""
+        self.asking = False
+        self.conclude()
+        return self.admitted
+
+    def turn_away(self, reason, detail, int64_t retry_us=0):
+        """Before the step: refused for a reason of the caller's, who looks at more than the policy's values."""
+        self.refuse(reason, detail)
+        self.retry_us = retry_us
+        self.keep_penalties()
 
     cdef list ids(self):
         """The ids under which places would be held, 16 hex digits each. Made at once, before a step reads anything: asking
@@ -200,7 +218,7 @@ cdef class Charges:
     cdef int conclude(self) except -1:
         """All or nothing: admitted when every enforced charge fits and no guard refused."""
         cdef int i
-        self.admitted = self.reason is None
+        self.admitted = self.reason is None and not self.asking
         for i in range(self.n):
             if self.items[i].verdict != FITS and self.policy.items[self.items[i].limit].enforced:
                 self.admitted = False

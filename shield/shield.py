@@ -8,6 +8,7 @@ stands in for it as each limit's `when_store_fails` says, and the decision says 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,12 @@ from shield.store.memory import MemoryStore
 from shield.store.table import TableStore
 
 if TYPE_CHECKING:
+    from shield.gate import Gate
+    from shield.identity.api_keys import ApiKeys
     from shield.store import Store
+
+KEEPER_TICK_S = 1.0
+"""How often it is looked whether keys are due: how long a rotation that a token has shown goes unnoticed at most."""
 
 
 class Explanation(NamedTuple):
@@ -72,22 +78,37 @@ class Shield(LocalDecider):
             # compiled against one registry and mean nothing to another.
             self._local = MemoryStore(clock=clock, registry=getattr(self.store, "registry", None))
         self._remote = self.store if isinstance(self.store, RemoteStore) else None
+        self._clock = clock
         self._trace = trace
+        self._gate: Gate | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._handles = Handles(secret) if secret is not None else None
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
             self._handles = Handles(self._local.secret)  # the processes of one shared table accept each other's
-        self._adopt(policy)
+        self._adopt(policy, self._new_gate(policy))
 
-    def _adopt(self, policy: Policy) -> None:
+    def _new_gate(self, policy: Policy) -> Gate | None:
+        """What settles who asks, for a policy that verifies it. PolicyError."""
+        if policy.identity.failures is None:
+            return None
+        from shield.gate import Gate
+
+        gate = Gate(policy, self._local.registry, clock=self._clock, local=self.store.local)
+        gate.take_over(self._gate)
+        return gate
+
+    def _adopt(self, policy: Policy, gate: Gate | None) -> None:
         try:
             self._compiled = compile_policy(policy, self._local.registry)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
         self.policy = policy
+        self._gate = gate
         self._table = self._local.table
-        # What `check_nowait`, which is compiled, decides with.
-        self.decide_here(self._compiled, self._table if self.store.local else None, traced=self._trace is not None)
+        # What `check_nowait`, which is compiled, decides with; a gate is asked first, in `_decide_elsewhere`.
+        here = self._table if self.store.local and gate is None else None
+        self.decide_here(self._compiled, here, traced=self._trace is not None)
         self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
     async def __aenter__(self) -> Shield:
@@ -98,13 +119,32 @@ class Shield(LocalDecider):
         await self.close()
 
     async def open(self) -> None:
-        """Connects the store. An unreachable one is no error here: decisions are degraded until it answers."""
+        """Connects the store and fetches issuers' keys. What cannot be reached is no error here: decisions are degraded
+        until the store answers, and tokens are refused until there are keys for them.
+        """
+        if self._gate is not None:
+            await self._gate.refresh()
+        if self._keeper is None:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep_keys())
         await self.store.open()
         await self._agree_on_secret()
 
     async def close(self) -> None:
         """Closes the store's connections."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        if self._gate is not None:
+            await self._gate.close()
         await self.store.close()
+
+    async def _keep_keys(self) -> None:
+        """Fetches issuers' keys again before they are old, beside all checks."""
+        while True:
+            await asyncio.sleep(KEEPER_TICK_S)
+            if self._gate is not None:
+                await self._gate.refresh()
 
     @property
     def ready(self) -> bool:
@@ -117,6 +157,14 @@ class Shield(LocalDecider):
         """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
         if self.store.local:
             return self.check_nowait(request)
+        if self._gate is not None:
+            passed = self._gate.known(request)
+            if passed is None:
+                outcome = await self._gate.pass_through(request, self._compiled, self._table, self.store)
+                if isinstance(outcome, Decision):
+                    return self._conclude(outcome.charges, outcome)
+                passed = outcome
+            request = passed
         charges = self._compiled.charges(request)
         if len(charges) == 0:
             self._table.apply(charges)
@@ -130,7 +178,19 @@ class Shield(LocalDecider):
         return self._conclude(charges)
 
     def _decide_elsewhere(self, request: Request) -> Decision:
-        raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
+        if not self.store.local or self._gate is None:
+            raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
+        gate, compiled, table = self._gate, self._compiled, self._table
+        passed = gate.known(request)
+        if passed is None:
+            outcome = gate.pass_nowait(request, compiled, table)
+            if isinstance(outcome, Decision):
+                return self._conclude(outcome.charges, outcome)
+            passed = outcome
+        decision = table.check(compiled, passed)
+        if decision.has_sequel or self._trace is not None:
+            return self._conclude(decision.charges, decision)
+        return decision
 
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
         if decision is None:
@@ -250,10 +310,31 @@ class Shield(LocalDecider):
 
     async def replace_policy(self, policy: Policy) -> None:
         """From the next decision on. Buckets stay: new numbers apply when one is touched, and nothing is minted."""
-        self._adopt(policy)
+        gate = self._new_gate(policy)
+        if gate is not None:
+            await gate.refresh()  # before it decides anything: nobody is refused for keys that are being fetched
+        self._adopt(policy, gate)
+
+    @property
+    def api_keys(self) -> ApiKeys | None:
+        """The keys this service hands out, where the policy has any: made, listed and revoked there."""
+        return None if self._gate is None else self._gate.api_keys
+
+    @property
+    def identity_notes(self) -> tuple[str, ...]:
+        """What an operator should know about the keys that identity is verified with, one sentence each."""
+        return () if self._gate is None else self._gate.notes
 
     def explain(self, request: Request) -> list[Explanation]:
         """Every limit of the policy: did it match, why, and by which key. Takes nothing."""
+        if self._gate is not None:
+            from shield.identity.jose import TokenError
+
+            try:
+                request = self._gate.identify(request)
+            except TokenError as error:
+                why = f"identity: {error.detail}"
+                return [Explanation(limit.name, False, why, None) for limit in self.policy.limits]
         seen: list[tuple[bool, str, str | None]] = self._compiled.explain(request)
         return [
             Explanation(limit.name, matched, why, key)
@@ -262,7 +343,8 @@ class Shield(LocalDecider):
 
     def stats(self) -> Mapping[str, int]:
         """Counts of the local table and of the store, for metrics."""
-        return {**self._local.stats(), **self.store.stats()}
+        identity = {} if self._gate is None else self._gate.stats()
+        return {**self._local.stats(), **self.store.stats(), **identity}
 
 
 def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:
