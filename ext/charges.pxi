@@ -218,12 +218,13 @@ cdef class Charges:
     cdef int conclude(self) except -1:
         """All or nothing: admitted when every enforced charge fits and no guard refused."""
         cdef int i
-        self.admitted = self.reason is None and not self.asking
+        self.admitted = self.reason is None
         for i in range(self.n):
             if self.items[i].verdict != FITS and self.policy.items[self.items[i].limit].enforced:
                 self.admitted = False
             if self.items[i].unknown:
                 self.degraded = True
+        self.admitted &= not self.asking
         return 0
 
     # ---- reading the outcome ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
@@ -258,7 +259,7 @@ class Gate:
         """Counts for metrics."""
         counts = self.issuers.stats() if self.issuers is not None else {}
         if self.api_keys is not None:
-            counts["api_keys"] = len(self.api_keys)
+            counts["identity_api_keys"] = len(self.api_keys)
         return counts
 
 
@@ -276,3 +277,11 @@ def _not_text(request: Any) -> str | None:
 def _compiled(policy: Policy, registry: Registry, limits: tuple[Limit, ...]) -> CompiledPolicy:
     """Some limits of a policy and none of its guards."""
     return compile_policy(Policy(identity=policy.identity, limits=limits), registry)
+
+
+def load_checked(path: Path) -> Policy:
+    """The policy in a file, together with the files of keys that it names. PolicyError."""
+    policy = Policy.load(path)
+    if policy.identity.failures is not None:
+        Gate(policy, Registry(), clock=None, local=True)
+    return policy

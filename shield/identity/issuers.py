@@ -140,11 +140,11 @@ class Issuers:
     def stats(self) -> dict[str, int]:
         """Counts for metrics."""
         return {
-            "tokens_verified": self.verified,
-            "tokens_refused": self.refused,
-            "tokens_cached": len(self._cache),
-            "key_fetches": sum(one.source.fetches for one in self._all),
-            "key_fetches_failed": sum(one.source.failed for one in self._all),
+            "identity_tokens_verified": self.verified,
+            "identity_tokens_refused": self.refused,
+            "identity_tokens_cached": len(self._cache),
+            "identity_key_fetches": sum(one.source.fetches for one in self._all),
+            "identity_key_fetches_failed": sum(one.source.failed for one in self._all),
         }
 
 

@@ -153,11 +153,15 @@ class Policy:
         return loader.load(path)
 
     @classmethod
-    def parse(cls, text: str | bytes, format: str = "toml", source: str | None = None) -> Policy:
-        """Reads text as "toml", "yaml" or "json". `source` is named in errors. Raises PolicyError."""
+    def parse(
+        cls, text: str | bytes, format: str = "toml", source: str | None = None, directory: str | None = None
+    ) -> Policy:
+        """Reads text as "toml", "yaml" or "json". `source` is named in errors; names of files in it start in
+        `directory`, by default where the process runs. Raises PolicyError.
+        """
         from shield.policy import loader
 
-        return loader.parse(text, format, source)
+        return loader.parse(text, format, source, directory)
 
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but probably not meant, one sentence each."""

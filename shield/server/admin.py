@@ -9,6 +9,7 @@ from shield.errors import PolicyError
 from shield.server.body import read_body
 from shield.server.bounds import MAX_POLICY_BODY_BYTES
 from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
+from shield.server.keys import METHODS, keys_handler
 from shield.server.listener import Route
 from shield.server.problem import Problem, encode
 from shield.server.service import Service
@@ -43,6 +44,7 @@ def admin_routes(service: Service, before_scrape: Callable[[], None]) -> dict[st
         "/readyz": Route("readyz", _ready_handler(service), _READ, open=True),
         "/metrics": Route("metrics", metrics, _READ),
         "/v1/policy": Route("policy", policy, _READ | {"PUT", "POST"}),
+        "/v1/keys": Route("keys", keys_handler(service), METHODS),
     }
 
 
@@ -100,11 +102,11 @@ async def _replace(service: Service, http: Ask, query: str) -> Answer:
     body = await read_body(http, MAX_POLICY_BODY_BYTES)
     source = PolicySource(_text(body), _format(http, query, body))
     try:
-        policy = source.parse()
+        policy = source.parse(service.shield.policy.identity.directory)
+        await service.replace_policy(source, policy, "admin")
     except PolicyError as error:
         service.policy_refused(error, "admin")
         raise _refused(error) from None
-    await service.replace_policy(source, policy, "admin")
     answer = {
         "name": policy.name,
         "owner": policy.owner,

@@ -135,7 +135,7 @@ class Server:
 
     async def _start(self, service: Service, trace: TraceWriter | None) -> None:
         options = self._options
-        decisions = decision_listener(service, self._tokens)
+        decisions = decision_listener(service, self._tokens, options.callers)
         self._listeners.append(decisions)
         where: list[str] = []
         for address in options.listen:
@@ -184,7 +184,7 @@ class Server:
             f"on {', '.join(where)}{admin}"
         )
         self._say(f"try: {self._example(where[0])}")
-        for warning in policy.warnings():
+        for warning in (*policy.warnings(), *service.tell_of_keys()):
             self._say(f"warning: {warning}")
         if self._options.log_format == "json":  # a person at a console has just read it
             self._log.info(
@@ -253,11 +253,9 @@ class Server:
             self._log.info("the starter policy has no file to read again")
         else:
             try:
-                source, policy = PolicySource.read(options.policy)
+                await service.replace_policy(*PolicySource.read(options.policy), "SIGHUP")
             except PolicyError as error:
                 service.policy_refused(error, "SIGHUP")
-            else:
-                await service.replace_policy(source, policy, "SIGHUP")
         if options.token_file is not None:
             try:
                 self._tokens = read_tokens(options.token_file)
@@ -283,6 +281,7 @@ class Server:
             await asyncio.sleep(TICK_S)
             if trace is not None:
                 trace.flush()
+            service.tell_of_keys()
             if ready != service.shield.ready:
                 ready = not ready
                 if ready:

@@ -33,7 +33,18 @@ LATENCY_BUCKETS: Final = (
 )
 # What of a store's counts goes up and down; everything else it counts only grows.
 GAUGES: Final = frozenset(
-    {"keys", "max_keys", "size_bytes", "leases", "max_leases", "connections", "in_flight", "breaker_open"}
+    {
+        "keys",
+        "max_keys",
+        "size_bytes",
+        "leases",
+        "max_leases",
+        "connections",
+        "in_flight",
+        "breaker_open",
+        "identity_tokens_cached",
+        "identity_api_keys",
+    }
 )
 
 StoreStats = Callable[[], Mapping[str, object]]
@@ -67,6 +78,8 @@ class Metrics(Collector):
         """The policy in force. Limits it does not have any more are forgotten, or they would add up."""
         self._policy = (policy.name, policy.owner or "", policy.fingerprint)
         names = [limit.name for limit in policy.limits]
+        if policy.identity.failures is not None:
+            names.append(policy.identity.failures.name)
         self._refusals = {name: self._refusals.get(name, 0) for name in names}
         self._shadow = {name: self._shadow.get(name, 0) for name in names}
 
@@ -167,10 +180,13 @@ class Metrics(Collector):
         for name, value in self._stats().items():
             if not isinstance(value, (int, float)):
                 continue
+            words = name.replace("_", " ")
+            owner = "" if name.startswith("identity_") else "store_"
+            whose = "The store's " if owner else ""
             if name in GAUGES:
-                yield GaugeMetricFamily(f"shield_store_{name}", f"The store's {name.replace('_', ' ')}.", value=value)
+                yield GaugeMetricFamily(f"shield_{owner}{name}", f"{whose}{words}.", value=value)
             else:
-                yield _single(f"shield_store_{name}", f"The store's count of {name.replace('_', ' ')}.", value)
+                yield _single(f"shield_{owner}{name}", f"{whose or 'The '}count of {words}.", value)
 
 
 def _add(counts: dict[str, int], names: Iterable[str]) -> None:

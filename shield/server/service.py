@@ -32,6 +32,7 @@ class Service:
         self.facts = GatewayFacts(shield.policy.identity)
         self.pressure = Pressure(metrics.shed)
         self.draining = False
+        self._told_of_keys: tuple[str, ...] = ()
         # Ids are for finding lines again, so they need to differ and nothing else.
         self._id_prefix = os.urandom(4).hex()
         self._ids = count(1)
@@ -94,6 +95,17 @@ class Service:
             limits=len(policy.limits),
             warnings=list(policy.warnings()),
         )
+
+    def tell_of_keys(self) -> tuple[str, ...]:
+        """What an operator should know about keys that identity is verified with; logged when it is news."""
+        notes = self.shield.identity_notes
+        if notes != self._told_of_keys:
+            self._told_of_keys = notes
+            if notes:
+                self.log.warning("keys of identity", notes=list(notes))
+            else:
+                self.log.info("keys of identity are all usable again")
+        return notes
 
     def policy_refused(self, error: PolicyError, origin: str) -> None:
         """The running policy stays; the log says everything that is wrong with the other one."""

@@ -40,9 +40,9 @@ class PolicySource:
             raise PolicyError([PolicyIssue("", f"cannot be read: {error}")], str(path)) from None
         return cls(text, _SUFFIXES[path.suffix.lower()], path), policy
 
-    def parse(self) -> Policy:
-        """PolicyError with everything that is wrong."""
-        return Policy.parse(self.text, self.format, str(self.path) if self.path else None)
+    def parse(self, directory: str | None = None) -> Policy:
+        """PolicyError with everything that is wrong. Files that it names start in `directory`."""
+        return Policy.parse(self.text, self.format, str(self.path) if self.path else None, directory)
 
     def document(self) -> Any:
         """The same as JSON would hold it: what may be sent back to replace it."""
