@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MISSING: Final = "a token is needed: Authorization: Bearer TOKEN"
 MISSING_KEY: Final = "an API key is needed"
 MISSING_EITHER: Final = "a token or an API key is needed"
+NOTHING_PRESENTED: Final = (MISSING, MISSING_KEY, MISSING_EITHER)
 NO_KEYS: Final = "the keys of the token's issuer are not at hand yet; try again"
 
 

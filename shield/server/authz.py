@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from shield.decision import Decision
 from shield.errors import RequestError
+from shield.gate import NOTHING_PRESENTED
 from shield.request import Request
 from shield.server.bounds import MAX_HANDLE_CHARS
 from shield.server.exchange import Answer, Ask, AtOnce, Handler
@@ -170,7 +171,7 @@ def refused(decision: Decision, request_id: str, deny: int | None) -> Answer:
         members["violated-policies"] = violated
     headers = dict(decision.headers)
     if reason == "identity":
-        headers["WWW-Authenticate"] = CHALLENGE_INVALID if decision.charges.request.token else CHALLENGE
+        headers["WWW-Authenticate"] = CHALLENGE if decision.detail in NOTHING_PRESENTED else CHALLENGE_INVALID
     detail = decision.detail or _DETAILS.get(reason) or f"refused: {reason}"
     return _refusal(int(status), reason, detail, members, headers, deny)
 
