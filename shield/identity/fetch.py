@@ -69,7 +69,7 @@ async def _read_url(url: str, max_bytes: int, tls: ssl.SSLContext | None) -> byt
             for _ in range(MAX_REDIRECTS + 1):
                 async with session.get(where, headers=headers, allow_redirects=False) as answer:
                     if answer.status in _REDIRECTS:
-                        where = urljoin(where, answer.headers.get("Location", ""))
+                        where = _target(where, answer.headers.get("Location", ""))
                         if _origin(where) != origin:
                             raise FetchError(f"{_shown(url)}: sends us to another host")
                         continue
@@ -90,6 +90,13 @@ async def _body(answer: aiohttp.ClientResponse, url: str, max_bytes: int) -> byt
         if len(body) > max_bytes:
             raise FetchError(f"{_shown(url)}: the answer has more than {max_bytes:,} bytes")
     return bytes(body)
+
+
+def _target(where: str, location: str) -> str:
+    try:
+        return urljoin(where, location)
+    except ValueError:
+        return ""
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
