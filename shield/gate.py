@@ -184,11 +184,11 @@ class Gate:
             if error.transient and self.issuers is not None:
                 retry_us = self.issuers.retry_us(self.now_us())
                 return (yield from self._refuse(self._refusing, bare, NO_KEYS, retry_us))
-            if self._failing_here is not None:
-                charges = self._failing_here.charges(bare)
-                charges.turn_away("identity", error.detail)
-                yield Step(charges, True)
-            return (yield from self._refuse(self._failing, bare, error.detail))
+            refused = yield from self._refuse(self._failing, bare, error.detail)
+            # Where the store was away, it has been charged here already.
+            if self._failing_here is not None and not refused.degraded:
+                yield from self._refuse(self._failing_here, bare, error.detail, here=True)
+            return refused
 
     def identify(self, request: Request) -> Request:
         """The request as its principal's, whatever that costs and whoever asks. TokenError."""
@@ -218,10 +218,12 @@ class Gate:
             return request
         return msgspec.structs.replace(request, **self._fields)
 
-    def _refuse(self, compiled: CompiledPolicy, bare: Request, detail: str, retry_us: int | None = None) -> Steps:
+    def _refuse(
+        self, compiled: CompiledPolicy, bare: Request, detail: str, retry_us: int | None = None, *, here: bool = False
+    ) -> Generator[Step, None, Decision]:
         charges = compiled.charges(bare)
         charges.turn_away("identity", detail, retry_us)
-        yield Step(charges, False)
+        yield Step(charges, here)
         return Decision(charges)
 
     def _deny(self, asked: Charges, bare: Request) -> Steps:
