@@ -139,8 +139,7 @@ class ApiKeys:
                 self._make_secret()
             key = ApiKey(secrets.token_hex(6), tenant, user, plan, note, now_s, expires)
             text = f"{PREFIX}{key.id}_{secrets.token_urlsafe(32)}"
-            self._by_hash[self._digest(text)] = key, _principal(key)
-            self._save()
+            self._save({**self._by_hash, self._digest(text): (key, _principal(key))})
         return key, text
 
     def revoke(self, key_id: str) -> bool:
@@ -154,8 +153,7 @@ class ApiKeys:
             }
             if len(kept) == len(self._by_hash):
                 return False
-            self._by_hash = kept
-            self._save()
+            self._save(kept)
         return True
 
     # ---- the files ---------------------------------------------------------------------------------------------
@@ -220,13 +218,14 @@ class ApiKeys:
             entries[digest] = key, _principal(key)
         self._by_hash, self._seen, self.why = entries, seen, None
 
-    def _save(self) -> None:
+    def _save(self, entries: dict[bytes, tuple[ApiKey, Principal]]) -> None:
+        """On disk first: what could not be written was not changed."""
         keys: list[dict[str, Any]] = [
             {name: value for name, value in asdict(key).items() if value is not None} | {"hash": digest.hex()}
-            for digest, (key, _) in self._by_hash.items()
+            for digest, (key, _) in entries.items()
         ]
         _replace(self._store, json.dumps({"version": 1, "keys": keys}, indent=1).encode() + b"\n")
-        self._seen = self._signature()
+        self._by_hash, self._seen = entries, self._signature()
 
     def _make_secret(self) -> None:
         secret = secrets.token_hex(32).encode()
