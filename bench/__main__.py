@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, memory, scale, server, shared
+from bench import core, decision, identity, memory, scale, server, shared
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "core": core.run,
     "decision": decision.run,
+    "identity": identity.run,
     "memory": memory.run,
     "scale": scale.run,
     "shared": shared.run,

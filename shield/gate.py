@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import msgspec
 
@@ -113,7 +113,7 @@ class Gate:
         if token and self.issuers is not None:
             if type(token) is not str:
                 return None
-            principal = self.issuers.known(token, self.now_us())
+            principal = self.issuers.known(token, self._clock() // 1000)
             return None if principal is None else principal.applied(request)
         key = request.api_key
         if key and self.api_keys is not None:
@@ -126,13 +126,15 @@ class Gate:
     def passes(self, request: Request, policy: CompiledPolicy) -> Steps:
         """The same for any request: the request as its principal's, or the decision that refuses it."""
         bare = self._bare(request)
-        malformed = policy.charges(bare)
-        wrong = _not_text(request)
-        if malformed.reason != "invalid" and wrong is not None:
-            malformed.turn_away("invalid", wrong)
-        if malformed.reason == "invalid":
-            yield Step(malformed, False)
-            return Decision(malformed)
+        planned = policy.charges(bare)
+        presented: tuple[tuple[str, object], ...] = ("token", request.token), ("api_key", request.api_key)
+        for name, value in presented:
+            if value is not None and not isinstance(value, str) and planned.reason != "invalid":
+                planned = self._refusing.charges(bare)
+                planned.turn_away("invalid", f"{name}: expected text, not {type(value).__name__}")
+        if planned.reason == "invalid":
+            yield Step(planned, False)
+            return Decision(planned)
         if not self._presents(request):
             return (yield from self._refuse(self._refusing, bare, self._missing))
         if self._asking_here is not None:
@@ -267,14 +269,6 @@ class Gate:
 
 
 _NEEDS: Final = "{} is not installed; install it with: pip install 'shield-limiter[jwt]'"
-
-
-def _not_text(request: Any) -> str | None:
-    for name in ("token", "api_key"):
-        value = getattr(request, name)
-        if value is not None and not isinstance(value, str):
-            return f"{name}: expected text, not {type(value).__name__}"
-    return None
 
 
 def _compiled(policy: Policy, registry: Registry, limits: tuple[Limit, ...]) -> CompiledPolicy:

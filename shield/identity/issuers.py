@@ -54,9 +54,9 @@ class Issuers:
 
     def known(self, token: str, now_us: int) -> Principal | None:
         """Who a token speaks for that was verified within the last minute."""
-        if len(token) > self._max_token_bytes:
+        if len(token) > self._max_token_bytes or not token.isascii():
             return None
-        return self._cache.get(sha256(token.encode("utf-8", "surrogatepass")).digest(), now_us)
+        return self._cache.get(sha256(token.encode()).digest(), now_us)
 
     def verify(self, token: str, now_us: int) -> Principal:
         """Who a token speaks for. TokenError."""

@@ -271,6 +271,7 @@ def test_identity_comes_before_size(tmp_path):
     world = World(tmp_path, ISSUER + LIMITS + "[guard.size]\nmax_body_bytes = 10\n")
     assert world.check(bytes=11, token=forged(world.signer)).reason == "identity"
     assert world.check(bytes=11, token=world.signer.token()).reason == "too_large"
+    assert world.check(bytes=11, token=7).reason == "invalid"
 
 
 def test_a_refusal_shows_nothing_of_the_token(strict):
