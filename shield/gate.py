@@ -248,6 +248,11 @@ class Gate:
         if self.issuers is not None:
             await self.issuers.refresh_due(self.now_us())
 
+    def refresh_soon(self) -> None:
+        """The same without waiting for it. Needs a running loop."""
+        if self.issuers is not None:
+            self.issuers.start_due(self.now_us())
+
     async def close(self) -> None:
         """Ends what is under way."""
         if self.issuers is not None:

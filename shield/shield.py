@@ -82,6 +82,7 @@ class Shield(LocalDecider):
         self._trace = trace
         self._gate: Gate | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._is_open = False
         self._handles = Handles(secret) if secret is not None else None
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
@@ -124,13 +125,14 @@ class Shield(LocalDecider):
         """
         if self._gate is not None:
             await self._gate.refresh()
-        if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep_keys())
+        self._is_open = True
+        self._keep()
         await self.store.open()
         await self._agree_on_secret()
 
     async def close(self) -> None:
         """Closes the store's connections."""
+        self._is_open = False
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -144,7 +146,11 @@ class Shield(LocalDecider):
         while True:
             await asyncio.sleep(KEEPER_TICK_S)
             if self._gate is not None:
-                await self._gate.refresh()
+                self._gate.refresh_soon()
+
+    def _keep(self) -> None:
+        if self._is_open and self._keeper is None and self._gate is not None:
+            self._keeper = asyncio.get_running_loop().create_task(self._keep_keys())
 
     @property
     def ready(self) -> bool:
@@ -314,6 +320,7 @@ class Shield(LocalDecider):
         if gate is not None:
             await gate.refresh()  # before it decides anything: nobody is refused for keys that are being fetched
         self._adopt(policy, gate)
+        self._keep()
 
     @property
     def api_keys(self) -> ApiKeys | None:

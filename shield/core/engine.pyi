@@ -130,7 +130,9 @@ class Table:
 
 @disjoint_base
 class LocalDecider:
-    def decide_here(self, policy: CompiledPolicy | None, table: Table | SharedTable | None, *, traced: bool) -> None: ...
+    def decide_here(
+        self, policy: CompiledPolicy | None, table: Table | SharedTable | None, *, traced: bool
+    ) -> None: ...
     def check_nowait(self, request: Any) -> Decision: ...
 
 @final

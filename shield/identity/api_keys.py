@@ -27,9 +27,10 @@ from shield.errors import RequestError, ShieldError
 from shield.identity.fetch import FetchError, read_file
 from shield.identity.principal import MAX_VALUE_BYTES, Principal
 
-MAX_KEYS: Final = 100_000
-"""About 40 MB in memory and 25 MB on disk, which is written whole for each change."""
-MAX_STORE_BYTES: Final = 64 * 1_048_576
+MAX_KEYS: Final = 10_000
+"""8 MB in memory and 2.4 MB on disk, which is written whole for each change and read whole by all others. Whoever hands
+out more has a service of its own for that, and that one can issue tokens."""
+MAX_STORE_BYTES: Final = 16 * 1_048_576
 MIN_SECRET_BYTES: Final = 16
 MAX_SECRET_BYTES: Final = 64
 MAX_KEY_CHARS: Final = 256
@@ -132,7 +133,7 @@ class ApiKeys:
         if expires is not None and not now_s < expires <= 2**40:
             raise RequestError("expires", "allowed: Unix time in whole seconds, in the future")
         with self._locked():
-            self._load()
+            self._catch_up()
             if len(self._by_hash) >= MAX_KEYS:
                 raise KeyStoreError(f"there are {MAX_KEYS:,} keys already; revoke some")
             if self._secret is None:
@@ -145,7 +146,7 @@ class ApiKeys:
     def revoke(self, key_id: str) -> bool:
         """Whether there was such a key. From now on it is unknown."""
         with self._locked():
-            self._load()
+            self._catch_up()
             kept = {
                 digest: entry
                 for digest, entry in self._by_hash.items()
@@ -173,11 +174,15 @@ class ApiKeys:
 
     def _poll(self, now_us: int) -> None:
         self._polled_us = now_us
+        try:
+            self._catch_up()
+        except KeyStoreError as error:
+            self.why = str(error)
+
+    def _catch_up(self) -> None:
+        """Reads the file again if another process has replaced it."""
         if self._signature() != self._seen:
-            try:
-                self._load()
-            except KeyStoreError as error:
-                self.why = str(error)
+            self._load()
 
     def _signature(self) -> tuple[int, ...] | None:
         try:

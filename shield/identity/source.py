@@ -127,13 +127,19 @@ class KeySource:
 
     async def refresh(self, now_us: int) -> None:
         """The same for any source. Whoever comes while a fetch is under way waits for that one."""
+        under_way = self.start(now_us)
+        if under_way is not None:
+            await asyncio.shield(under_way)
+
+    def start(self, now_us: int) -> asyncio.Task[None] | None:
+        """The same without waiting for it: the fetch that is under way now. A file has been read already: None."""
         if self._load is not None:
             self.refresh_nowait(now_us)
-            return
+            return None
         if self._under_way is None or self._under_way.done():
             self._begin(now_us)
             self._under_way = asyncio.get_running_loop().create_task(self._fetch_once(now_us))
-        await asyncio.shield(self._under_way)
+        return self._under_way
 
     async def close(self) -> None:
         """Ends a fetch that is under way."""

@@ -5,6 +5,7 @@ The answer to making one is the only place where its text ever appears. Neither 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import asdict
 from typing import Final
@@ -45,9 +46,9 @@ def keys_handler(service: Service) -> Handler:
             raise Problem(403, "keys are not managed from web pages (the request has an Origin)", close=True)
         try:
             if http.method == "POST":
-                return _make(service, ring, await read_body(http, MAX_BODY_BYTES))
+                return await _make(service, ring, await read_body(http, MAX_BODY_BYTES))
             if http.method == "DELETE":
-                return _revoke(service, ring, query)
+                return await _revoke(service, ring, query)
         except KeyStoreError as error:
             raise Problem(503, str(error)) from None
         return Answer(200, JSON_TYPE, encode({"keys": [asdict(key) for key in ring.list()]}))
@@ -55,23 +56,24 @@ def keys_handler(service: Service) -> Handler:
     return keys
 
 
-def _make(service: Service, ring: ApiKeys, body: bytes) -> Answer:
+async def _make(service: Service, ring: ApiKeys, body: bytes) -> Answer:
     try:
         wanted = msgspec.json.decode(body or b"{}", type=NewKey)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         allowed = "a JSON object with tenant, user, plan, note (texts) and expires (Unix time in whole seconds)"
         raise RequestError("", f"found something else; allowed: {allowed}") from None
-    key, text = ring.create(**msgspec.structs.asdict(wanted), now_s=int(time.time()))
+    # Writing to a disk takes as long as it takes; decisions go on meanwhile.
+    key, text = await asyncio.to_thread(ring.create, **msgspec.structs.asdict(wanted), now_s=int(time.time()))
     service.log.info("api key made", id=key.id, tenant=key.tenant, user=key.user, plan=key.plan)
     return Answer(201, JSON_TYPE | {"Cache-Control": "no-store"}, encode({"key": text, **asdict(key)}))
 
 
-def _revoke(service: Service, ring: ApiKeys, query: str) -> Answer:
+async def _revoke(service: Service, ring: ApiKeys, query: str) -> Answer:
     name, _, value = query.partition("=")
     if name != "id" or not value:
         raise Problem(400, f"found ?{query[:100]}; allowed: id=ID")
     key_id = unquote(value)
-    if not ring.revoke(key_id):
+    if not await asyncio.to_thread(ring.revoke, key_id):
         raise Problem(404, "no key has this id")
     service.log.info("api key revoked", id=key_id)
     return Answer(200, JSON_TYPE, encode({"revoked": key_id}))

@@ -413,6 +413,35 @@ async def test_checks_never_wait_for_an_issuer(tmp_path):
             assert "answered 500; the old keys stay in use" in shield.identity_notes[0]
 
 
+async def test_a_slow_issuer_keeps_no_other_waiting(tmp_path):
+    async with issuer_server() as slow, issuer_server() as quick:
+        other = ISSUER.replace("https://id.example", "https://slow.example").replace("file:keys.json", slow.url)
+        world = World(tmp_path, ISSUER.replace("file:keys.json", quick.url) + other + LIMITS)
+        slow.how, quick.keys = "slowly", [world.signer.jwk]
+        gate = world.shield._gate
+        gate.refresh_soon()
+        await slow.held.wait()
+        await gate.issuers._all[0].source.refresh(gate.now_us())  # the fetch that is under way
+        assert world.check(token=world.signer.token({"org_id": None})).allowed
+        gate.refresh_soon()
+        assert (slow.asked, quick.asked) == (1, 1)
+        await gate.close()
+
+
+async def test_an_open_shield_fetches_what_a_token_shows_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("shield.shield.KEEPER_TICK_S", 0.001)
+    async with issuer_server() as issuer:
+        world = World(tmp_path, ISSUER.replace("file:keys.json", issuer.url) + LIMITS)
+        successor = make("ES256", "key-2")
+        issuer.keys = [world.signer.jwk]
+        async with world.shield:
+            issuer.how, issuer.keys = "slowly", [world.signer.jwk, successor.jwk]
+            assert world.check(token=successor.token()).reason == "identity"
+            await issuer.held.wait()  # nobody but the keeper asks
+            assert world.check(token=world.signer.token()).allowed
+        assert issuer.asked == 2
+
+
 async def test_keys_of_an_issuer_outlive_a_reload(tmp_path):
     async with issuer_server() as issuer:
         text = ISSUER.replace("file:keys.json", issuer.url) + LIMITS

@@ -228,3 +228,14 @@ def test_what_decides_is_in_the_fingerprint_and_where_the_file_lies_is_not(tmp_p
     assert one.fingerprint == two.fingerprint == policies[0].fingerprint
     assert one == two
     assert one.identity.directory == str(tmp_path / "a")
+
+
+def test_an_issuer_whose_tokens_no_limit_counts_is_warned_of():
+    by_tenant = {"name": "t", "key": ["tenant"], "rate": "1/s"}
+    everybody = {"name": "a", "key": ["ip"], "rate": "1/s"}
+    assert parse(GOOD, limit=[by_tenant, everybody]).warnings() == ()
+    without = GOOD | {"claims": {"user": "sub"}}
+    assert parse(without, limit=[by_tenant, everybody]).warnings() == (
+        "tokens of https://id.example give no tenant (claims), so these limits never count their requests: t",
+    )
+    assert parse(without, limit=[by_tenant | {"missing": "deny"}, everybody]).warnings() == ()
