@@ -58,6 +58,11 @@ def decode_base64url(text: bytes) -> bytes:
     return raw
 
 
+def encode_base64url(raw: bytes) -> str:
+    """The one spelling that `decode_base64url` takes."""
+    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def parse_object(data: bytes) -> dict[str, Any]:
     """A JSON object in UTF-8 whose members have different names, at every depth. ValueError says what is wrong."""
     try:
