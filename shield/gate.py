@@ -79,6 +79,8 @@ class Gate:
                 )
             except KeyStoreError as error:
                 raise PolicyError([PolicyIssue("identity.api_keys.store", str(error))]) from None
+        self.on_unknown_key: Callable[[], None] | None = None
+        """Called when a token has named a key that is not there."""
         self._missing = (
             (MISSING if self.api_keys is None else MISSING_EITHER) if self.issuers is not None else MISSING_KEY
         )
@@ -183,6 +185,8 @@ class Gate:
         try:
             return self.identify(request)
         except TokenError as error:
+            if error.kid is not None and self.on_unknown_key is not None:
+                self.on_unknown_key()
             if error.transient and self.issuers is not None:
                 retry_us = self.issuers.retry_us(self.now_us())
                 return (yield from self._refuse(self._refusing, bare, NO_KEYS, retry_us))

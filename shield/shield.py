@@ -8,7 +8,6 @@ stands in for it as each limit's `when_store_fails` says, and the decision says 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from shield.clock import Clock
 from shield.core import Charges, CompiledPolicy, Decision, LocalDecider, Registry
 from shield.errors import PolicyError, PolicyIssue, ReceiptError, RequestError, ShieldError, StoreError
 from shield.guard.size import check_size
+from shield.keeper import Keeper
 from shield.policy import Policy
 from shield.policy.calendar import window_of
 from shield.policy.matcher import Matcher
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from shield.gate import Gate
     from shield.identity.api_keys import ApiKeys
     from shield.store import Store
-
-KEEPER_TICK_S = 1.0
-"""How often it is looked whether keys are due: how long a rotation that a token has shown goes unnoticed at most."""
 
 
 class Explanation(NamedTuple):
@@ -81,8 +78,7 @@ class Shield(LocalDecider):
         self._clock = clock
         self._trace = trace
         self._gate: Gate | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._is_open = False
+        self._keeper: Keeper | None = None
         self._handles = Handles(secret) if secret is not None else None
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
@@ -125,32 +121,18 @@ class Shield(LocalDecider):
         """
         if self._gate is not None:
             await self._gate.refresh()
-        self._is_open = True
-        self._keep()
+        if self._keeper is None:
+            self._keeper = Keeper(lambda: self._gate)
+        self._keeper.start()
         await self.store.open()
         await self._agree_on_secret()
 
     async def close(self) -> None:
         """Closes the store's connections."""
-        self._is_open = False
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+            await self._keeper.stop()
             self._keeper = None
-        if self._gate is not None:
-            await self._gate.close()
         await self.store.close()
-
-    async def _keep_keys(self) -> None:
-        """Fetches issuers' keys again before they are old, beside all checks."""
-        while True:
-            await asyncio.sleep(KEEPER_TICK_S)
-            if self._gate is not None:
-                self._gate.refresh_soon()
-
-    def _keep(self) -> None:
-        if self._is_open and self._keeper is None and self._gate is not None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep_keys())
 
     @property
     def ready(self) -> bool:
@@ -320,7 +302,8 @@ class Shield(LocalDecider):
         if gate is not None:
             await gate.refresh()  # before it decides anything: nobody is refused for keys that are being fetched
         self._adopt(policy, gate)
-        self._keep()
+        if self._keeper is not None:
+            self._keeper.start()
 
     @property
     def api_keys(self) -> ApiKeys | None:

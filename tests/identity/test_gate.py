@@ -428,8 +428,8 @@ async def test_a_slow_issuer_keeps_no_other_waiting(tmp_path):
         await gate.close()
 
 
-async def test_an_open_shield_fetches_what_a_token_shows_to_be_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr("shield.shield.KEEPER_TICK_S", 0.001)
+async def test_an_open_shield_fetches_at_once_what_a_token_shows_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("shield.keeper.TICK_S", 3_600.0)
     async with issuer_server() as issuer:
         world = World(tmp_path, ISSUER.replace("file:keys.json", issuer.url) + LIMITS)
         successor = make("ES256", "key-2")
@@ -439,6 +439,21 @@ async def test_an_open_shield_fetches_what_a_token_shows_to_be_missing(tmp_path,
             assert world.check(token=successor.token()).reason == "identity"
             await issuer.held.wait()  # nobody but the keeper asks
             assert world.check(token=world.signer.token()).allowed
+        assert issuer.asked == 2
+
+
+async def test_an_open_shield_fetches_keys_that_are_old(tmp_path, monkeypatch):
+    monkeypatch.setattr("shield.keeper.TICK_S", 0.001)
+    async with issuer_server() as issuer:
+        world = World(tmp_path, LIMITS)
+        issuer.keys = [world.signer.jwk]
+        async with world.shield as shield:
+            assert world.check(token=world.signer.token()).allowed  # nothing is verified yet, and nothing kept
+            await shield.replace_policy(world.policy(ISSUER.replace("file:keys.json", issuer.url) + LIMITS))
+            assert issuer.asked == 1
+            issuer.how = "slowly"
+            world.clock.advance(s=300)
+            await issuer.held.wait()
         assert issuer.asked == 2
 
 
