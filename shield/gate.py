@@ -152,7 +152,7 @@ class Gate:
             return (yield from self._deny(asking, bare))
         return (yield from self._verify(request, bare))
 
-    def pass_nowait(self, request: Request, policy: CompiledPolicy, table: Table) -> Request | Decision:
+    def pass_nowait(self, request: Request, policy: CompiledPolicy, table: Table | SharedTable) -> Request | Decision:
         """`passes` with a store of this process."""
         steps = self.passes(request, policy)
         try:
@@ -162,7 +162,7 @@ class Gate:
             return cast("Request | Decision", done.value)
 
     async def pass_through(
-        self, request: Request, policy: CompiledPolicy, table: Table, store: Store
+        self, request: Request, policy: CompiledPolicy, table: Table | SharedTable, store: Store
     ) -> Request | Decision:
         """`passes` with any store; while it is away, the limits do what their when_store_fails says."""
         steps = self.passes(request, policy)
@@ -225,7 +225,7 @@ class Gate:
         return msgspec.structs.replace(request, **self._fields)
 
     def _refuse(
-        self, compiled: CompiledPolicy, bare: Request, detail: str, retry_us: int | None = None, *, here: bool = False
+        self, compiled: CompiledPolicy, bare: Request, detail: str, retry_us: int = 0, *, here: bool = False
     ) -> Generator[Step, None, Decision]:
         charges = compiled.charges(bare)
         charges.turn_away("identity", detail, retry_us)

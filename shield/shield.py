@@ -166,19 +166,16 @@ class Shield(LocalDecider):
         return self._conclude(charges)
 
     def _decide_elsewhere(self, request: Request) -> Decision:
-        if not self.store.local or self._gate is None:
+        if not self.store.local:
             raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
         gate, compiled, table = self._gate, self._compiled, self._table
-        passed = gate.known(request)
-        if passed is None:
+        passed = request if gate is None else gate.known(request)
+        if passed is None and gate is not None:
             outcome = gate.pass_nowait(request, compiled, table)
             if isinstance(outcome, Decision):
                 return self._conclude(outcome.charges, outcome)
             passed = outcome
-        decision = table.check(compiled, passed)
-        if decision.has_sequel or self._trace is not None:
-            return self._conclude(decision.charges, decision)
-        return decision
+        return self.decide_passed(compiled, table, passed)
 
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
         if decision is None:
