@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 import msgspec
 
 from shield.clock import Clock
-from shield.core import Charges, CompiledPolicy, Decision, Registry, Table
+from shield.core import Charges, CompiledPolicy, Decision, Registry, SharedTable, Table
 from shield.errors import PolicyError, PolicyIssue, StoreError
 from shield.policy import Policy
 from shield.policy.model import Limit
