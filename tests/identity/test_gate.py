@@ -472,6 +472,25 @@ async def test_keys_of_an_issuer_outlive_a_reload(tmp_path):
 # ---- other stores --------------------------------------------------------------------------------------------------
 
 
+def test_the_processes_of_a_shared_store_count_failures_together(tmp_path):
+    text = ISSUER + LIMITS.replace("burst = 1000", "burst = 4") + FAILURES
+    url = f"shared://gate?max_keys=1000&dir={tmp_path}"
+    one, two = World(tmp_path, text, store=url), World(tmp_path, text, store=url)
+    two.signer = one.signer
+    one.publish(one.signer)
+    for world in (one, two):
+        world.shield._gate.issuers.load_files(world.clock() // 1000)
+    # Its clock is the host's, and an hour is longer than this test.
+    wrong = forged(one.signer)
+    assert [world.check(token=wrong).status for world in (one, two, one, two, one)] == [401, 401, 401, 429, 429]
+    token = one.signer.token({"org_id": None})
+    statuses = [
+        world.check(token=token, ip="198.51.100.1", tenant="victim").status for world in (one, two, one, two, one)
+    ]
+    assert statuses == [200] * 4 + [429]
+    assert two.check(token=wrong, ip="198.51.100.1").violated == ["address"]
+
+
 async def test_a_remote_store_counts_failures_for_all_nodes(tmp_path, server: Server):
     text = ISSUER + LIMITS.replace("burst = 1000", "burst = 4") + FAILURES
     with server.client() as client:
