@@ -84,10 +84,10 @@ class Listener(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Called by aiohttp. Past MAX_CONNECTIONS a connection is cut at once."""
         super().connection_made(handler, transport)
-        if self.callers is not None and isinstance(handler, Guarded):
-            # Once a connection, which has one certificate for all of its life.
-            if not self.callers.allows(transport.get_extra_info("peercert")):
-                handler.turn_away()
+        # Once a connection, which has one certificate for all of its life.
+        callers, certificate = self.callers, transport.get_extra_info("peercert") if self.callers is not None else None
+        if callers is not None and isinstance(handler, Guarded) and not callers.allows(certificate):
+            handler.turn_away()
         self._connected += 1
         if self._connected > MAX_CONNECTIONS:
             transport.abort()
