@@ -13,13 +13,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, graphql, memory, scale, server, shared
+from bench import core, decision, graphql, identity, memory, scale, server, shared
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "core": core.run,
     "decision": decision.run,
     "graphql": graphql.run,
+    "identity": identity.run,
     "memory": memory.run,
     "scale": scale.run,
     "shared": shared.run,

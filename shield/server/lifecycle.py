@@ -73,6 +73,7 @@ class Server:
                 secret=read_secret(options.secret_file) if options.secret_file is not None else None,
                 tokens=read_tokens(options.token_file) if options.token_file is not None else None,
                 tls=options.tls,
+                callers=options.callers,
                 trace=options.trace,
             ),
             self._log,
