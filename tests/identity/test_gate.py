@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from shield.errors import PolicyError
 from shield.identity.cache import MAX_AGE_US, VerifiedTokens
 from shield.identity.jose import TokenError
 from shield.identity.principal import ClaimReader, Principal
+from shield.request import GraphQL
 from shield.testing import FailingStore, ManualClock
 from tests.identity.issuer import issuer_server
 from tests.identity.tokens import NOW_S, Signer, b64, make
@@ -570,3 +572,44 @@ def test_a_namespace_is_never_part_of_a_name():
     assert reader.read({"t": "a|b"}, None, 0, 1).fields == {"plan": None, "tenant": "corp|a|b", "user": None}
     with pytest.raises(TokenError):
         reader.read({"t": []}, None, 0, 1)
+
+
+# ---- beside the rest of a policy -----------------------------------------------------------------------------------
+
+
+def test_graphql_is_not_priced_for_somebody_who_may_not_ask(tmp_path):
+    text = "[identity]\nanonymous = false\n" + ISSUER + LIMITS + "[guard.graphql]\nmax_depth = 3\n"
+    world = World(tmp_path, text)
+    query = "{ a }"
+    digest = hashlib.sha256(query.encode()).hexdigest()
+    both, alone = GraphQL(query=query, hash=digest), GraphQL(hash=digest)
+    good, wrong = world.signer.token(), forged(world.signer)
+    assert world.check(token=wrong, graphql=both).reason == "identity"
+    assert world.check(graphql=both).reason == "identity"
+    # Nobody who was refused has made a document known here.
+    assert world.check(token=good, graphql=alone).reason == "graphql_unknown_hash"
+    assert world.check(token=good, graphql=both).allowed
+    assert world.check(token=good, graphql=alone).allowed
+    assert world.check(token=wrong, graphql=GraphQL(query="{ a { b { c { d } } } }")).reason == "identity"
+    assert world.check(token=good, graphql=GraphQL(query="{ a { b { c { d } } } }")).reason == "graphql_depth"
+
+
+async def test_what_was_prepared_is_put_in_force_whatever_became_of_its_files(tmp_path):
+    world = World(tmp_path, ISSUER + LIMITS)
+    signer = make("ES256", "key-2")
+    (tmp_path / "next.json").write_text(json.dumps({"keys": [signer.jwk]}))
+    text = world.text.replace("keys.json", "next.json")
+    async with world.shield as shield:
+        running, prepared = shield.policy, world.policy(text)
+        await shield.make_room(prepared)
+        (tmp_path / "next.json").unlink()
+        await shield.replace_policy(prepared)
+        assert world.check(token=signer.token()).allowed
+        # Taken back, while the files of what runs are gone: it goes on with what it has read.
+        await shield.make_room(running)
+        (tmp_path / "keys.json").unlink()
+        await shield.replace_policy(prepared)
+        assert world.check(token=signer.token()).allowed
+        with pytest.raises(PolicyError, match=r"identity.jwt\[0\].jwks"):
+            await shield.make_room(world.policy(world.text))
+        assert world.check(token=signer.token()).reason == "ok"
