@@ -29,7 +29,8 @@ class ServeOptions:
     token_file: Path | None = None
     tls: TlsFiles | None = None
     callers: AllowedCallers | None = None
-    """Whose certificates may ask for decisions; None: everybody's whom --tls-client-ca vouches for."""
+    """Whose certificates may ask wherever certificates are asked for; None: everybody's whom --tls-client-ca vouches
+    for."""
     secret_file: Path | None = None
     trace: Path | None = None
     log_format: str = "console"

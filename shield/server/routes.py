@@ -37,8 +37,11 @@ def _authz(service: Service, read: AuthzReader) -> Route:
 
 
 def admin_listener(
-    service: Front, tokens: CallerTokens | None, before_scrape: Callable[[], None] = lambda: None
+    service: Front,
+    tokens: CallerTokens | None,
+    before_scrape: Callable[[], None] = lambda: None,
+    callers: AllowedCallers | None = None,
 ) -> Listener:
     """For operators, probes and Prometheus."""
     # Of its service a listener asks nothing that a Front does not have.
-    return Listener(cast(Service, service), admin_routes(service, before_scrape), tokens=tokens)
+    return Listener(cast(Service, service), admin_routes(service, before_scrape), tokens=tokens, callers=callers)

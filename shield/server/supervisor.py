@@ -106,7 +106,7 @@ class Supervisor(Front):
         admin_where: list[str] = []
         if options.admin is not None:
             tokens = self._read_tokens()[1] if options.token_file is not None else None
-            self._admin = AdminServer(self, options.admin, tokens, self._tls)
+            self._admin = AdminServer(self, options.admin, tokens, self._tls, callers=options.callers)
             admin_where = await self._admin.open()
         starting = asyncio.create_task(self._crew.start())
         stopped = asyncio.create_task(self._stop.wait())

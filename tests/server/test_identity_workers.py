@@ -11,6 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -44,6 +45,7 @@ key = ["ip"]
 rate = "1/h"
 burst = 100_000
 """
+CHECK = {"ip": "203.0.113.7"}
 GATEWAY = "spiffe://example.org/gateway"
 
 
@@ -138,19 +140,24 @@ def test_a_policy_over_http_finds_its_files_for_every_worker(tmp_path: Path) -> 
         all_answer(process, asked, "identity")
 
 
-def test_every_worker_knows_whose_certificates_may_ask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_every_worker_knows_whose_certificates_may_ask(tmp_path: Path, workers: str) -> None:
     authority = Authority("an authority", tmp_path)
     certificate, key = authority.certificate("server", ips=["127.0.0.1"])
     options = ("--tls-cert", certificate, "--tls-key", key, "--tls-client-ca", authority.file)
-    with run(tmp_path / "run", *options, "--tls-client-id", GATEWAY, "--workers", "2") as process:
+    # An admin listener that others can reach is theirs alone as well.
+    listening = ("--tls-client-id", GATEWAY, "--admin", "0.0.0.0:0", "--workers", workers)
+    with run(tmp_path / "run", *options, *listening) as process:
 
-        def status_of(files: tuple[Path, Path]) -> int:
+        def status_of(files: tuple[Path, Path], url: str = f"{process.url}/v1/check", body: Any = CHECK) -> int:
             context = ssl.create_default_context(cafile=str(authority.file))
             context.load_cert_chain(*files)
-            return ask(f"{process.url}/v1/check", {}, context=context)[0]
+            return ask(url, body, context=context)[0]
 
         gateway = authority.certificate("gateway", uris=[GATEWAY])
         other = authority.certificate("other", uris=["spiffe://example.org/other"])
         for _ in range(10):
             assert status_of(gateway) == 200
             assert status_of(other) == 403
+        policy = f"https://127.0.0.1:{urlsplit(process.admin_url).port}/v1/policy"
+        assert [status_of(one, policy, None) for one in (gateway, other)] == [200, 403]
