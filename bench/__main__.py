@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, detectors, faults, graphql, memory, scale, server, shared, store
+from bench import core, decision, detectors, faults, graphql, identity, memory, scale, server, shared, store
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
@@ -21,6 +21,7 @@ BENCHES: dict[str, Callable[[float], list[Row]]] = {
     "decision": decision.run,
     "graphql": graphql.run,
     "detectors": detectors.run,
+    "identity": identity.run,
     "memory": memory.run,
     "scale": scale.run,
     "shared": shared.run,

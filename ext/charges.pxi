@@ -75,6 +75,8 @@ cdef class Charges:
     cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason
     cdef readonly object detail
+    cdef readonly int64_t retry_us    # for a `reason` that passes by itself: in how many microseconds. 0: it does not
+    cdef bint asking                  # a peek: the step tells what fits and takes nothing
     cdef readonly bint admitted
     cdef readonly bint degraded
     cdef readonly bint settleable     # some cost is the request's own: what it really was may be reported later
@@ -133,7 +135,23 @@ cdef class Charges:
 
     @property
     def refused(self):
-        return self.reason is not None
+        return self.reason is not None or self.asking
+
+    def ask(self):
+        """Makes the coming step a peek: whatever fits, nothing is taken."""
+        self.asking = True
+
+    def fits(self):
+        """After a peek: whether everything would have fitted. The outcome can then be read as that of a decision."""
+        self.asking = False
+        self.conclude()
+        return self.admitted
+
+    def turn_away(self, reason, detail, int64_t retry_us=0):
+        """Before the step: refused for a reason of the caller's, who looks at more than the policy's values."""
+        self.refuse(reason, detail)
+        self.retry_us = retry_us
+        self.keep_penalties()
 
     cdef int64_t stated_cost(self, int kind) noexcept:
         """What a limit with a cost of this kind is charged."""
@@ -272,6 +290,7 @@ cdef class Charges:
                 self.admitted = False
             if self.items[i].unknown:
                 self.degraded = True
+        self.admitted &= not self.asking
         return 0
 
     # ---- reading the outcome ----------------------------------------------------------------------------------------

@@ -148,7 +148,9 @@ cdef class Decision:
         if self.allowed:
             return True
         if c.reason is not None:
-            return False  # a malformed or oversized request does not become right by waiting
+            # A malformed or oversized request does not become right by waiting.
+            longest_us[0] = <u128>c.retry_us
+            return c.retry_us > 0
         for i in range(c.n):
             limit = &c.policy.items[c.items[i].limit]
             if not limit.enforced or (c.items[i].verdict == FITS and (not limit.count_denied or c.items[i].unknown)):

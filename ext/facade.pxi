@@ -23,15 +23,24 @@ cdef class LocalDecider:
         cdef CompiledPolicy policy = self.policy
         cdef Table table = self.table
         cdef SharedTable shared = self.shared
+        if policy is None or (table is None and shared is None):
+            return self._decide_elsewhere(request)
+        return self.through(policy, table, shared, request)
+
+    def decide_passed(self, CompiledPolicy policy not None, table not None, request):
+        """`check_nowait` for a request that has been let through by what looks at it first."""
+        if isinstance(table, Table):
+            return self.through(policy, <Table>table, None, request)
+        return self.through(policy, None, table, request)
+
+    cdef object through(self, CompiledPolicy policy, Table table, SharedTable shared, object request):
         cdef Charges charges
-        if policy is not None and table is not None:
+        if table is not None:
             charges = policy.plan(request, &table.keys)
             table.step(charges, read_clock(table.clock, 0), False)
-        elif policy is not None and shared is not None:
+        else:
             charges = policy.plan(request, NULL)
             shared.step(charges, None, False)
-        else:
-            return self._decide_elsewhere(request)
         cdef Decision decision = decide(charges)
         if self.traced or (charges.admitted and (charges.settleable or charges.has_leases)):
             return self._conclude(charges, decision)

@@ -214,7 +214,7 @@ def _new_parser(make: Callable[..., argparse.ArgumentParser], *args: str, **opti
 def _serve(options: argparse.Namespace) -> int:
     from shield.server.bounds import DRAIN_GRACE_S
     from shield.server.lifecycle import serve
-    from shield.server.options import DEFAULT_LISTEN, ServeOptions
+    from shield.server.options import DEFAULT_LISTEN, ServeOptions, read_callers
     from shield.server.sockets import Address, TlsFiles
 
     tls = None
@@ -235,6 +235,7 @@ def _serve(options: argparse.Namespace) -> int:
             admin=admin,
             token_file=options.auth_token_file,
             tls=tls,
+            callers=read_callers(options.tls_client_id, tls),
             secret_file=options.secret_file,
             trace=options.trace_decisions,
             log_format=options.log_format or ("console" if sys.stderr.isatty() else "json"),
@@ -250,13 +251,13 @@ def _serve(options: argparse.Namespace) -> int:
 def _check_policy(options: argparse.Namespace) -> int:
     from shield import cli_output
     from shield.errors import PolicyError
-    from shield.policy import Policy
+    from shield.gate import load_checked
 
     file: Path = options.file
     if not file.is_file():
         raise Misuse(f"{file}: no such file")
     try:
-        policy = Policy.load(file)
+        policy = load_checked(file)
     except PolicyError as error:
         shown = cli_output.errors_json if options.format == "json" else cli_output.errors_text
         print(shown(error, str(file)))

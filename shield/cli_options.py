@@ -61,6 +61,13 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     callers.add_argument(
         "--tls-client-ca", metavar="FILE", type=Path, help="PEM; callers need a certificate that it signed"
     )
+    callers.add_argument(
+        "--tls-client-id",
+        metavar="ID",
+        action="append",
+        help="whose certificate may ask: spiffe://DOMAIN/PATH (/* at its end: everything below), dns:NAME or cn:NAME; "
+        "may be given several times (default: everybody with a certificate of --tls-client-ca)",
+    )
     more = parser.add_argument_group("more")
     more.add_argument(
         "--secret-file",

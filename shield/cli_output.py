@@ -56,11 +56,30 @@ def policy_text(policy: Policy, file: str) -> str:
             for limit in policy.limits
         ]
         lines += ["", *_table(head, rows)]
+    lines += _sources(policy)
     if policy.size is not None:
         largest = "any size" if policy.size.max_body_bytes is None else f"at most {policy.size.max_body_bytes:,} bytes"
         lines += ["", f"bodies: {largest}, {', '.join(policy.size.content_types) or 'any type'}"]
     lines += [f"warning: {warning}" for warning in policy.warnings()]
     return "\n".join(lines)
+
+
+def _sources(policy: Policy) -> list[str]:
+    """Whose word is taken for who a request comes from."""
+    identity = policy.identity
+    if identity.failures is None:
+        return []
+    lines = [
+        f"tokens of {one.issuer} ({', '.join(one.algorithms)}; keys: {one.jwks or one.secret}): "
+        + ", ".join(f"{field} = {claim}" for field, claim in one.claims.items())
+        for one in identity.jwt
+    ]
+    if identity.api_keys is not None:
+        lines.append(f"API keys of {identity.api_keys.store}")
+    without = "has no tenant, user and plan" if identity.anonymous else "is refused"
+    allowed = allowance(identity.failures, identity.failures.numbers)
+    lines.append(f"a request without any {without}; failures by address: {allowed}")
+    return ["", *lines]
 
 
 def policy_json(policy: Policy, file: str) -> str:

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shield.abuse import Abuse
 from shield.clock import Clock
-from shield.core import Charges, CompiledPolicy, Decision, LocalDecider, Registry
+from shield.compile import compile_policy
+from shield.core import Charges, CompiledPolicy, Decision, LocalDecider
 from shield.errors import PolicyError, PolicyIssue, ReceiptError, RequestError, ShieldError, StoreError
 from shield.guard.graphql import PriceGuard
-from shield.guard.size import check_size
+from shield.keeper import Keeper
 from shield.policy import Policy
-from shield.policy.calendar import window_of
-from shield.policy.matcher import Matcher
-from shield.policy.path import normalise
 from shield.receipt import Charged, Handles, HeldLease, Receipt, limit_digest
 from shield.request import MAX_COST, Request
 from shield.store.memory import MemoryStore
@@ -31,6 +29,8 @@ from shield.store.table import TableStore
 
 if TYPE_CHECKING:
     from shield.detect.travel import Locate
+    from shield.gate import Gate
+    from shield.identity.api_keys import ApiKeys
     from shield.store import Store
     from shield.store.standin import StandIn
 
@@ -82,14 +82,46 @@ class Shield(LocalDecider):
             from shield.store.standin import StandIn
 
             self._standin = StandIn(self._local.table, partial(compile_policy, registry=self._local.registry))
-        self._trace = trace
         self._telling = False
+        self._clock = clock
+        self._trace = trace
+        self._gate: Gate | None = None
+        self._prepared: tuple[Policy, Gate | None] | None = None
+        self._keeper: Keeper | None = None
         self._handles = Handles(secret) if secret is not None else None
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
             self._handles = Handles(self._local.secret)  # the processes of one shared table accept each other's
         self.abuse = Abuse(clock=clock, locate=locate)
-        self._adopt(policy)
+        self._adopt(policy, self._new_gate(policy))
+
+    def _new_gate(self, policy: Policy) -> Gate | None:
+        """What settles who asks, for a policy that verifies it. PolicyError."""
+        if policy.identity.failures is None:
+            return None
+        from shield.gate import Gate
+
+        try:
+            gate = Gate(policy, self._local.registry, clock=self._clock, local=self.store.local)
+        except MemoryError as error:
+            raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
+        gate.take_over(self._gate)
+        return gate
+
+    async def _gate_for(self, policy: Policy) -> Gate | None:
+        """The gate to put in force with a policy. PolicyError."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] is policy:
+            return prepared[1]
+        if policy is self.policy:
+            # What it has read stays: its files may be gone by now, and it goes on all the same.
+            if self._gate is not None:
+                self._gate.compile(policy)
+            return self._gate
+        gate = self._new_gate(policy)
+        if gate is not None:
+            await gate.refresh()  # before it decides anything: nobody is refused for keys that are being fetched
+        return gate
 
     def _compile(self, policy: Policy, prices: PriceGuard | None = None) -> CompiledPolicy:
         try:
@@ -97,15 +129,17 @@ class Shield(LocalDecider):
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
 
-    def _adopt(self, policy: Policy) -> None:
+    def _adopt(self, policy: Policy, gate: Gate | None) -> None:
         prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
         self._compiled = self._compile(policy, prices)
         self.abuse.adopt(policy)
         self.policy = policy
         self._prices = prices
+        self._gate = gate
         self._table = self._local.table
-        # What `check_nowait`, which is compiled, decides with.
-        here = self._table if self.store.local and not self.abuse.active else None
+        # What `check_nowait`, which is compiled, decides with. A gate is asked first, and detectors are shown what was
+        # decided: `_decide_elsewhere`.
+        here = self._table if self.store.local and gate is None and not self.abuse.active else None
         self.decide_here(self._compiled, here, traced=self._trace is not None)
         self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
@@ -117,12 +151,22 @@ class Shield(LocalDecider):
         await self.close()
 
     async def open(self) -> None:
-        """Connects the store. An unreachable one is no error here: decisions are degraded until it answers."""
+        """Connects the store and fetches issuers' keys. What cannot be reached is no error here: decisions are degraded
+        until the store answers, and tokens are refused until there are keys for them.
+        """
+        if self._gate is not None:
+            await self._gate.refresh()
+        if self._keeper is None:
+            self._keeper = Keeper(lambda: self._gate)
+        self._keeper.start()
         await self.store.open()
         await self._agree_on_secret()
 
     async def close(self) -> None:
         """Closes the store's connections."""
+        if self._keeper is not None:
+            await self._keeper.stop()
+            self._keeper = None
         await self.store.close()
 
     @property
@@ -136,6 +180,14 @@ class Shield(LocalDecider):
         """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
         if self.store.local:
             return self.check_nowait(request)
+        if self._gate is not None:
+            passed = self._gate.known(request)
+            if passed is None:
+                outcome = await self._gate.pass_through(request, self._table, self.store)
+                if isinstance(outcome, Decision):
+                    return self._conclude(outcome.charges, outcome)
+                passed = outcome
+            request = passed
         decision = await self._check_remote(request)
         if self.abuse.active:
             self.abuse.seen(request)
@@ -181,13 +233,19 @@ class Shield(LocalDecider):
         return standin.owing
 
     def _decide_elsewhere(self, request: Request) -> Decision:
-        if self.store.local:
-            charges = self._compiled.charges(request)
-            self._table.apply(charges)
-            decision = self._conclude(charges)
-            self.abuse.seen(request)
-            return decision
-        raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
+        if not self.store.local:
+            raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
+        gate, compiled, table = self._gate, self._compiled, self._table
+        passed = request if gate is None else gate.known(request)
+        if passed is None and gate is not None:
+            outcome = gate.pass_nowait(request, table)
+            if isinstance(outcome, Decision):
+                return self._conclude(outcome.charges, outcome)
+            passed = outcome
+        decision = self.decide_passed(compiled, table, passed)
+        if self.abuse.active and passed is not None:
+            self.abuse.seen(passed)
+        return decision
 
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
         if decision is None:
@@ -315,7 +373,19 @@ class Shield(LocalDecider):
 
     async def replace_policy(self, policy: Policy) -> None:
         """From the next decision on. Buckets stay: new numbers apply when one is touched, and nothing is minted."""
-        self._adopt(policy)
+        self._adopt(policy, await self._gate_for(policy))
+        if self._keeper is not None:
+            self._keeper.start()
+
+    @property
+    def api_keys(self) -> ApiKeys | None:
+        """The keys this service hands out, where the policy has any: made, listed and revoked there."""
+        return None if self._gate is None else self._gate.api_keys
+
+    @property
+    def identity_notes(self) -> tuple[str, ...]:
+        """What an operator should know about the keys that identity is verified with, one sentence each."""
+        return () if self._gate is None else self._gate.notes
 
     def wants_body(self, request: Request) -> bool:
         """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations."""
@@ -324,16 +394,27 @@ class Shield(LocalDecider):
         except ValueError:
             return False  # it is about to be refused
 
-    def make_room(self, policy: Policy) -> None:
-        """After this `replace_policy` with the same policy cannot fail. PolicyError when there is no room for it.
+    async def make_room(self, policy: Policy) -> None:
+        """After this `replace_policy` with the same policy cannot fail, nor does it wait. PolicyError when there is no
+        room for it, or a file that it names cannot be used.
 
         For several processes that change together or not at all. A policy that is not put in force after all is taken
         back by replacing the running one with itself: until then cells may be forgotten by the other one's numbers.
         """
+        self._prepared = None
         self._compile(policy)
+        self._prepared = policy, await self._gate_for(policy)
 
     def explain(self, request: Request) -> list[Explanation]:
         """Every limit of the policy: did it match, why, and by which key. Takes nothing."""
+        if self._gate is not None:
+            from shield.identity.jose import TokenError
+
+            try:
+                request = self._gate.identify(request)
+            except TokenError as error:
+                why = f"identity: {error.detail}"
+                return [Explanation(limit.name, False, why, None) for limit in self.policy.limits]
         seen: list[tuple[bool, str, str | None]] = self._compiled.explain(request)
         return [
             Explanation(limit.name, matched, why, key)
@@ -342,29 +423,8 @@ class Shield(LocalDecider):
 
     def stats(self) -> Mapping[str, int]:
         """Counts of the local table and of the store, for metrics."""
-        return {**self._local.stats(), **self.store.stats()}
-
-
-def compile_policy(policy: Policy, registry: Registry, prices: PriceGuard | None = None) -> CompiledPolicy:
-    """The policy resolved once, for one store's registry."""
-    matcher = Matcher(policy.limits)
-    guard = None
-    if policy.size is not None:
-        guard = partial(check_size, policy.size)
-    return CompiledPolicy(
-        registry,
-        policy.limits,
-        select=None if matcher.unconditional else matcher.match,
-        guard=guard,
-        price=prices.check if prices is not None else None,
-        max_cost=prices.max_cost if prices is not None else None,
-        normalise=normalise,
-        windows=[
-            None if limit.align is None else partial(window_of, align=limit.align, timezone=limit.timezone or "UTC")
-            for limit in policy.limits
-        ],
-        ipv6_prefix=policy.identity.ipv6_prefix,
-    )
+        identity = {} if self._gate is None else self._gate.stats()
+        return {**self._local.stats(), **self.store.stats(), **identity}
 
 
 def _opened(handles: Handles | None, text: str) -> HeldLease | None:

@@ -18,9 +18,24 @@ def warnings(policy: Policy) -> tuple[str, ...]:
         found.append(
             "identity.trusted_proxies trusts every address: any client can choose its own address in X-Forwarded-For"
         )
+    found += _sources(policy)
     if policy.size is not None and policy.size.max_body_bytes is None and not policy.size.content_types:
         found.append("guard.size checks nothing: it has neither max_body_bytes nor content_types")
     return tuple(found)
+
+
+def _sources(policy: Policy) -> list[str]:
+    """Issuers whose tokens escape what the limits count by."""
+    found = []
+    for issuer in policy.identity.jwt:
+        for field in ("tenant", "user"):
+            counting = [limit.name for limit in policy.limits if field in limit.key and limit.missing == "skip"]
+            if counting and field not in issuer.claims:
+                found.append(
+                    f"tokens of {issuer.name} give no {field} (claims), so these limits never count their requests: "
+                    f"{', '.join(counting[:8])}"
+                )
+    return found
 
 
 def _coverage(policy: Policy) -> list[str]:

@@ -62,7 +62,7 @@ def parse(text: str | bytes, format: str = "toml", source: str | None = None, di
     if tree == {}:
         # A file that was cut off or is being written must not switch every limit off; `version = 1` alone may.
         _refuse("found nothing; allowed: a policy, at least `version = 1`", source)
-    return build(tree, source, partial(_named_file, directory))
+    return build(tree, source, directory, partial(_named_file, directory))
 
 
 def _named_file(directory: str | None, name: str, max_bytes: int) -> str:

@@ -32,8 +32,16 @@ ALGORITHMS = (TOKEN_BUCKET, SLIDING_WINDOW, FIXED_WINDOW, CONCURRENCY)
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
+SYMMETRIC_ALGORITHMS = ("HS256", "HS384", "HS512")
+TOKEN_ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519", "Ed448"),
+    *SYMMETRIC_ALGORITHMS,
+)
 LATE = {"late": True}
 """Marks a field that came after policies had fingerprints: it counts only where it is not its default."""
+
+IDENTITY_FAILURES = "identity-failures"
+"""The limit that failed verifications are charged to, by address."""
 
 
 def _frozen(mapping: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
@@ -84,6 +92,32 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class JwtIssuer:
+    """An issuer of tokens, and how they are verified."""
+
+    issuer: str  # the claim iss, exactly
+    name: str  # stands in front of its tenants and users; the issuer unless the policy says otherwise
+    audiences: tuple[str, ...]
+    algorithms: tuple[str, ...]  # of TOKEN_ALGORITHMS
+    jwks: str | None  # "file:NAME", "https://..." or "http://..." on loopback; None: there is a secret
+    secret: str | None = None  # "file:NAME"
+    claims: Mapping[str, str] = field(default_factory=_frozen, hash=False)  # request field -> claim
+    leeway_us: int = 30_000_000
+    typ: str | None = None
+    max_token_bytes: int = 8_192
+    refresh_us: int = 300_000_000
+    keep_us: int = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeys:
+    """Where the keys that this service hands out are kept. Both are "file:NAME"."""
+
+    store: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Who a request comes from, and whom Shield believes about that."""
 
@@ -91,6 +125,12 @@ class Identity:
     ipv6_prefix: int = 64  # bits of an IPv6 address that make one subject
     anonymous: bool = True
     headers: Mapping[str, str] = field(default_factory=_frozen, hash=False)  # request field -> header name
+    jwt: tuple[JwtIssuer, ...] = field(default=(), metadata=LATE)
+    api_keys: ApiKeys | None = field(default=None, metadata=LATE)
+    # What failed verifications are charged to; None: nothing is verified.
+    failures: Limit | None = field(default=None, metadata=LATE)
+    # Where relative names of files start; None: the working directory. The same policy elsewhere is the same policy.
+    directory: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from shield.policy import schema
 from shield.policy.detector_schema import CONDITION, DETECTOR
+from shield.policy.identity_schema import API_KEYS, JWT
 from shield.policy.kinds import Key, Kind, MapOf, RawList, Table, TableList
 from shield.policy.loader import MAX_BYTES
 from shield.policy.validate import MAX_DEPTH
@@ -43,6 +44,8 @@ def render() -> str:
 def _tables() -> Iterator[tuple[str, Table]]:
     yield "Top level", schema.POLICY
     yield "`[identity]`", schema.IDENTITY
+    yield "`[[identity.jwt]]`", JWT
+    yield "`[identity.api_keys]`", API_KEYS
     yield "`[[limit]]`", schema.LIMIT
     yield "`match` of a limit or guard", schema.MATCH
     yield "`plans` of a limit", schema.PLAN

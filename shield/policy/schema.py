@@ -13,6 +13,7 @@ from shield.policy import scalars
 from shield.policy.calendar import ALIGNMENTS
 from shield.policy.detector_schema import DETECTOR, MAX_DETECTORS
 from shield.policy.graphql_schema import graphql_table
+from shield.policy.identity_schema import API_KEYS, JWT_LIST
 from shield.policy.kinds import Key, ListOf, MapOf, RawList, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
 from shield.policy.report import suggestion
@@ -273,8 +274,8 @@ IDENTITY = Table(
         Key(
             "anonymous",
             scalars.boolean(),
-            "May a request come without a token, when tokens are configured? This version has none to "
-            "configure, so only true is possible.",
+            "May a request come without a token or API key, when some are configured? Then it has no tenant, user and "
+            "plan. A wrong one is refused all the same.",
             default=True,
         ),
         Key(
@@ -284,8 +285,9 @@ IDENTITY = Table(
             "authenticated gateway is believed.",
             default={},
         ),
+        Key("jwt", JWT_LIST, "See [[identity.jwt]].", default=[]),
+        Key("api_keys", API_KEYS, "See [identity.api_keys].", default_doc="none"),
     ),
-    later=("jwt",),
 )
 
 SIZE = Table(

@@ -15,12 +15,13 @@ from shield.policy import schema
 from shield.policy.calendar import DAY, MONTH
 from shield.policy.detector_rules import read_detectors
 from shield.policy.graphql_rules import Read, graphql_of
+from shield.policy.identity_rules import identity_of
 from shield.policy.kinds import Key
 from shield.policy.model import (
     CONCURRENCY,
     FIXED_WINDOW,
+    IDENTITY_FAILURES,
     TOKEN_BUCKET,
-    Identity,
     Limit,
     Numbers,
     Policy,
@@ -46,14 +47,15 @@ def _reads_nothing(name: str, max_bytes: int) -> str:
     raise ValueError("this policy is no file, and names none")
 
 
-def build(tree: object, source: str | None = None, read: Read = _reads_nothing) -> Policy:
+def build(tree: object, source: str | None = None, directory: str | None = None, read: Read = _reads_nothing) -> Policy:
     """The policy that this tree of dicts, lists and scalars says. Raises PolicyError with every issue.
 
-    `read` gives the text of the files that it names.
+    `directory` is where the relative names of files in it start; `read` gives the text of those that the policy is
+    made of.
     """
     report = Report()
     _bound_depth(tree, report)
-    policy = None if report.issues else _policy(tree, report, read)
+    policy = None if report.issues else _policy(tree, report, directory, read)
     if report.issues or policy is None:
         raise PolicyError(report.issues, source)
     return policy
@@ -74,14 +76,14 @@ def _bound_depth(tree: object, report: Report) -> None:
     report.add("", f"found tables or lists nested deeper than {MAX_DEPTH}; allowed: at most {MAX_DEPTH}")
 
 
-def _policy(tree: object, report: Report, read: Read) -> Policy | None:
+def _policy(tree: object, report: Report, directory: str | None, read: Read) -> Policy | None:
     if isinstance(tree, dict):
-        tree = _flat_headers(tree)
+        tree = _flat_fields(tree)
     values = schema.POLICY.read(tree, "", report)
     if values is REFUSED:
         return None
     limits = _limits(values["limit"], report)
-    identity = _identity(values["identity"], report)
+    identity = identity_of(values["identity"], limits, _places(values["limit"]), report, directory)
     guard = values["guard"]
     size = _size(guard)
     graphql = graphql_of(guard if guard in (None, REFUSED) else guard["graphql"], limits, report, read)
@@ -94,47 +96,48 @@ def _policy(tree: object, report: Report, read: Read) -> Policy | None:
         owner=values["owner"],
         settle_within_us=values["settle_within"],
         identity=identity,
-        limits=limits,
+        limits=tuple(limit for limit in limits if identity.failures is None or limit.name != IDENTITY_FAILURES),
         size=size,
         graphql=graphql,
         detectors=detectors,
     )
 
 
-def _flat_headers(tree: dict[Any, Any]) -> dict[Any, Any]:
+def _flat_fields(tree: dict[Any, Any]) -> dict[Any, Any]:
     """The same tree with `attributes.country = "X"`, a nested table in TOML, as the field it means."""
     identity = tree.get("identity")
-    headers = identity.get("headers") if isinstance(identity, dict) else None
-    nested = headers.get("attributes") if isinstance(headers, dict) else None
-    if not isinstance(identity, dict) or not isinstance(headers, dict) or not isinstance(nested, dict):
+    if not isinstance(identity, dict):
         return tree
-    flat = {name: item for name, item in headers.items() if name != "attributes"}
-    flat |= {f"attributes.{name}": item for name, item in nested.items()}
-    return tree | {"identity": identity | {"headers": flat}}
+    flat = {name: _flat(item) if name == "headers" else item for name, item in identity.items()}
+    if isinstance(identity.get("jwt"), list):
+        flat["jwt"] = [
+            {name: _flat(item) if name == "claims" else item for name, item in one.items()}
+            if isinstance(one, dict)
+            else one
+            for one in identity["jwt"]
+        ]
+    return tree | {"identity": flat}
 
 
-def _identity(values: Any, report: Report) -> Identity:
-    if values is None or values is REFUSED:
-        return Identity()
-    if values["anonymous"] is False:
-        report.wrong(
-            "identity.anonymous",
-            False,
-            "true",
-            "without [[identity.jwt]], which this version does not have yet, every request would be refused",
-        )
-    return Identity(
-        trusted_proxies=values["trusted_proxies"],
-        ipv6_prefix=values["ipv6_prefix"],
-        anonymous=values["anonymous"],
-        headers=values["headers"],
-    )
+def _flat(table: Any) -> Any:
+    nested = table.get("attributes") if isinstance(table, dict) else None
+    if not isinstance(nested, dict):
+        return table
+    flat = {name: item for name, item in table.items() if name != "attributes"}
+    return flat | {f"attributes.{name}": item for name, item in nested.items()}
 
 
 def _size(guard: Any) -> SizeGuard | None:
     if guard is None or guard is REFUSED or guard["size"] is None or guard["size"] is REFUSED:
         return None
     return SizeGuard(guard["size"]["max_body_bytes"], guard["size"]["content_types"])
+
+
+def _places(entries: Any) -> dict[str, int]:
+    """Where in the file each limit is, by its name."""
+    if entries is REFUSED:
+        return {}
+    return {values["name"]: at for at, values in enumerate(entries) if values is not REFUSED}
 
 
 def _limits(entries: Any, report: Report) -> tuple[Limit, ...]:

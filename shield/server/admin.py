@@ -9,6 +9,7 @@ from shield.errors import PolicyError
 from shield.server.body import read_body
 from shield.server.bounds import MAX_POLICY_BODY_BYTES
 from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
+from shield.server.keys import METHODS, keys_handler
 from shield.server.listener import Route
 from shield.server.problem import Problem, encode
 from shield.server.service import Front, PolicyChanged
@@ -43,6 +44,7 @@ def admin_routes(service: Front, before_scrape: Callable[[], None]) -> dict[str,
         "/readyz": Route("readyz", _ready_handler(service), _READ, open=True),
         "/metrics": Route("metrics", metrics, _READ),
         "/v1/policy": Route("policy", policy, _READ | {"PUT", "POST"}),
+        "/v1/keys": Route("keys", keys_handler(service), METHODS),
     }
 
 
@@ -91,7 +93,7 @@ async def _replace(service: Front, http: Ask, query: str) -> Answer:
     if expected not in (None, service.policy.fingerprint):
         raise _changed(service.policy.fingerprint)  # before the body is read
     body = await read_body(http, MAX_POLICY_BODY_BYTES)
-    source = PolicySource(_text(body), _format(http, query, body))
+    source = PolicySource(_text(body), _format(http, query, body), directory=service.source.directory)
     try:
         policy = source.parse()
         previous = await service.replace_policy(source, policy, "admin", expected=expected)

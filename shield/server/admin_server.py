@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from shield.identity.callers import AllowedCallers
 from shield.server.auth import CallerTokens
 from shield.server.bounds import BACKLOG, CLOSE_S
 from shield.server.routes import admin_listener
@@ -25,11 +26,12 @@ class AdminServer:
         tokens: CallerTokens | None,
         tls: ssl.SSLContext | None,
         before_scrape: Callable[[], None] = lambda: None,
+        callers: AllowedCallers | None = None,
     ) -> None:
         self._address = address
         guarded = not address.is_local
         self._tls = tls if guarded else None
-        self._listener = admin_listener(front, tokens if guarded else None, before_scrape)
+        self._listener = admin_listener(front, tokens if guarded else None, before_scrape, callers if guarded else None)
         self._bound: list[Bound] = []
         self._acceptors: list[asyncio.Server] = []
 

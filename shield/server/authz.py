@@ -17,6 +17,7 @@ from msgspec.structs import force_setattr
 
 from shield.decision import Decision
 from shield.errors import RequestError
+from shield.gate import NOTHING_PRESENTED
 from shield.request import Request
 from shield.server.body import body_here, read_body
 from shield.server.bounds import MAX_BODY_BYTES, MAX_HANDLE_CHARS
@@ -33,6 +34,9 @@ _TYPES: Final = "https://iana.org/assignments/http-problem-types#"
 # By status: the registered problem types that say the same.
 _PROBLEM_TYPES: Final = {429: _TYPES + "quota-exceeded", 503: _TYPES + "temporary-reduced-capacity"}
 _TITLES: Final = {429: "Quota exceeded", 503: "Temporarily reduced capacity"}
+# RFC 6750, 3: without a token there is nothing wrong with one.
+CHALLENGE: Final = 'Bearer realm="api"'
+CHALLENGE_INVALID: Final = 'Bearer realm="api", error="invalid_token"'
 _DETAILS: Final = {
     "limit": "a quota of this API is used up",
     "concurrency": "too many requests are in flight",
@@ -179,8 +183,11 @@ def refused(decision: Decision, request_id: str, deny: int | None) -> Answer:
     members: dict[str, object] = {"reason": reason, "request_id": request_id}
     if violated := decision.violated:
         members["violated-policies"] = violated
+    headers = dict(decision.headers)
+    if reason == "identity":
+        headers["WWW-Authenticate"] = CHALLENGE if decision.detail in NOTHING_PRESENTED else CHALLENGE_INVALID
     detail = decision.detail or _DETAILS.get(reason) or f"refused: {reason}"
-    return _refusal(int(status), reason, detail, members, dict(decision.headers), deny)
+    return _refusal(int(status), reason, detail, members, headers, deny)
 
 
 def _unreadable(service: Service, error: RequestError, deny: int | None) -> Answer:

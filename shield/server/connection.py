@@ -58,6 +58,11 @@ class Connection(Guarded):
         self._stopped = False  # reading is, by us
         self._peer: Any = None
 
+    def turn_away(self) -> None:
+        """Whoever connected may not ask: aiohttp says so, and the express lane sees none of it."""
+        super().turn_away()
+        self._mode = BENEATH
+
     # ---- bytes in ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

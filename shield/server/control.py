@@ -45,6 +45,8 @@ class Start(Message):
     """The token file, as it was read."""
     token_file: str | None
     tls: tuple[str, str, str | None] | None
+    callers: tuple[str, ...] | None
+    """Whose certificates may ask, as AllowedCallers reads it."""
     trace: str | None
     trace_anew: bool
     log_format: str

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GAUGES: Final = frozenset(
     {"keys", "max_keys", "size_bytes", "leases", "max_leases", "receipts", "max_receipts"}
     | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
+    | {"identity_tokens_cached", "identity_api_keys"}
 )
 
 Rows = Iterable[tuple[tuple[str, ...], int | float]]
@@ -42,7 +43,10 @@ class PolicyInfo(NamedTuple):
 
     @classmethod
     def of(cls, policy: Policy) -> PolicyInfo:
-        return cls(policy.name, policy.owner or "", policy.fingerprint, tuple(limit.name for limit in policy.limits))
+        limits = [limit.name for limit in policy.limits]
+        if policy.identity.failures is not None:
+            limits.append(policy.identity.failures.name)
+        return cls(policy.name, policy.owner or "", policy.fingerprint, tuple(limits))
 
 
 class Exposition(Collector):
@@ -136,10 +140,13 @@ def _histogram(counts: Counts) -> HistogramMetricFamily:
 
 def _store(numbers: Mapping[str, int | float]) -> Iterable[Metric]:
     for name, value in numbers.items():
+        words = name.replace("_", " ")
+        owner = "" if name.startswith("identity_") else "store_"
+        whose = "The store's " if owner else ""
         if name in GAUGES:
-            yield GaugeMetricFamily(f"shield_store_{name}", f"The store's {name.replace('_', ' ')}.", value=value)
+            yield GaugeMetricFamily(f"shield_{owner}{name}", f"{whose}{words}.", value=value)
         else:
-            yield _single(f"shield_store_{name}", f"The store's count of {name.replace('_', ' ')}.", value)
+            yield _single(f"shield_{owner}{name}", f"{whose or 'The '}count of {words}.", value)
 
 
 def _rows(counts: Mapping[str, int]) -> Rows:

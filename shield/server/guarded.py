@@ -53,11 +53,17 @@ _WITHIN_S: Final = {SILENCE: STRANGER_IDLE_S, HEAD: HEAD_TIMEOUT_S, REST: BODY_T
 class Guarded(Beneath):
     """One connection of a listener, served by aiohttp."""
 
-    __slots__ = ("_deadline", "_read_before", "_stalled_at", "_what", "listener")
+    __slots__ = ("_deadline", "_read_before", "_stalled_at", "_what", "listener", "turned_away")
+
+    def turn_away(self) -> None:
+        """Whoever connected may not ask."""
+        self.turned_away = True
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener, loop=asyncio.get_running_loop(), **CONNECTION_OPTIONS)
         self.listener = listener
+        self.turned_away = False
+        """Whether whoever holds the connection may not ask here at all; every request is answered 403 then."""
         self._deadline = Deadline(self.loop, self._late)
         self._what = SILENCE
         self._read_before = 0  # requests that aiohttp had read before it was given the head that is waited for

@@ -73,6 +73,7 @@ class Server:
                 secret=read_secret(options.secret_file) if options.secret_file is not None else None,
                 tokens=read_tokens(options.token_file) if options.token_file is not None else None,
                 tls=options.tls,
+                callers=options.callers,
                 trace=options.trace,
             ),
             self._log,
@@ -88,7 +89,7 @@ class Server:
                 where.append(bound.reached_by(node.tls))
         admin_where: list[str] = []
         if options.admin is not None:
-            self._admin = AdminServer(node.service, options.admin, node.tokens, node.tls, node.update)
+            self._admin = AdminServer(node.service, options.admin, node.tokens, node.tls, node.update, options.callers)
             admin_where = await self._admin.open()
         self._console.introduce(node.service.policy, node.store, where, admin_where)
 

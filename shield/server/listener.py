@@ -15,6 +15,7 @@ from aiohttp import web
 
 from shield.core.http_lane import Head, Lane
 from shield.errors import ReceiptError, RequestError, StoreError
+from shield.identity.callers import AllowedCallers
 from shield.server import auth
 from shield.server.aiohttp_lane import AiohttpAsk, response_of
 from shield.server.auth import CallerTokens
@@ -46,7 +47,8 @@ class Route(NamedTuple):
 class Listener(web.Server):
     """Routes of one listener. `prefix` is a route for every target that starts with a text.
 
-    With `tokens` every caller needs one of them, but on open routes. `express` opens the express lane to its
+    With `tokens` every caller needs one of them, but on open routes. With `callers` nobody is answered whose
+    certificate is not of somebody on that list. `express` opens the express lane to its
     routes, and sheds what comes while the process is saturated; without it aiohttp serves everything.
     """
 
@@ -57,6 +59,7 @@ class Listener(web.Server):
         *,
         prefix: tuple[str, Route] | None = None,
         tokens: CallerTokens | None = None,
+        callers: AllowedCallers | None = None,
         express: bool = False,
         sheds: bool = False,
     ) -> None:
@@ -65,6 +68,7 @@ class Listener(web.Server):
         self._routes = routes
         self._prefix = prefix
         self.tokens = tokens
+        self.callers = callers
         self._sheds = sheds
         self.pressure = service.pressure
         self._lane = _lane(routes, prefix) if express else None
@@ -80,6 +84,10 @@ class Listener(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Called by aiohttp. Past MAX_CONNECTIONS a connection is cut at once."""
         super().connection_made(handler, transport)
+        # Once a connection, which has one certificate for all of its life.
+        callers, certificate = self.callers, transport.get_extra_info("peercert") if self.callers is not None else None
+        if callers is not None and isinstance(handler, Guarded) and not callers.allows(certificate):
+            handler.turn_away()
         self._connected += 1
         if self._connected > MAX_CONNECTIONS:
             transport.abort()
@@ -110,6 +118,9 @@ class Listener(web.Server):
         self.begun()
         self.pressure.look(self._loop)
         try:
+            if self.callers is not None and not (isinstance(http.protocol, Guarded) and not http.protocol.turned_away):
+                refusal = Problem(403, "the certificate is not of a caller that may ask here", close=True)
+                return response_of(self.problem(refusal, "unknown"), http)
             return response_of(await self.answer(AiohttpAsk(http)), http)
         finally:
             self.done()

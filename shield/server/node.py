@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shield.errors import ShieldError, StoreError
+from shield.identity.callers import AllowedCallers
 from shield.policy import Policy
 from shield.server.auth import CallerTokens
 from shield.server.bounds import BACKLOG, CLOSE_S, SETTLE_S, TICK_S
@@ -27,8 +28,9 @@ from shield.server.trace import TraceWriter
 from shield.shield import Shield
 from shield.store.url import StoreURLError
 
-# What a shared table tells of itself is the same in all its processes, and is not added up.
-HOST_WIDE: Final = frozenset({"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases"})
+# What is the same in all processes of a host is not added up: of files, and what a shared table tells of itself.
+HOST_WIDE: Final = frozenset({"identity_api_keys"})
+TABLE_WIDE: Final = frozenset({"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class NodeOptions:
     secret: bytes | None = None
     tokens: CallerTokens | None = None
     tls: TlsFiles | None = None
+    callers: AllowedCallers | None = None
     trace: Path | None = None
     trace_anew: bool = True
     """Whether the trace starts anew, or a killed process's goes on."""
@@ -64,10 +67,10 @@ class Node:
             if isinstance(error, StoreURLError):
                 raise UsageError(f"--store: {error}") from None
             raise
-        host_wide = HOST_WIDE if shield.store.name == "shared" else frozenset()
+        host_wide = HOST_WIDE | TABLE_WIDE if shield.store.name == "shared" else HOST_WIDE
         metrics = Metrics(options.version, options.policy, shield.stats, host_wide)
         self.service = Service(shield, options.source, metrics, log)
-        self.listener = decision_listener(self.service, options.tokens)
+        self.listener = decision_listener(self.service, options.tokens, options.callers)
         self._acceptors: dict[socket.socket, asyncio.Server] = {}
         self._late: set[asyncio.Task[object]] = set()
 
@@ -127,7 +130,7 @@ class Node:
                 "starting degraded; until it can, each limit does what its when_store_fails says",
             ]
             self._log.warning("store unusable, starting degraded", store=shield.store.name)
-        return warnings + list(getattr(shield.store, "warnings", ()))
+        return [*warnings, *getattr(shield.store, "warnings", ()), *self.service.tell_of_keys()]
 
     async def accept(self, listening: socket.socket) -> None:
         """Serves what connects to a socket, which is the node's from now on."""
@@ -159,13 +162,14 @@ class Node:
             gc.unfreeze()
 
     async def tick(self) -> None:
-        """Every second: what was traced goes to the disk, and a store that went or came is told of."""
+        """Every second: what was traced goes to the disk; a store that went or came is told of, and so are keys."""
         store = self.service.shield.store.name
         degraded = self.degraded
         while True:
             await asyncio.sleep(TICK_S)
             if self._trace is not None:
                 self._trace.flush()
+            self.service.tell_of_keys()
             if degraded != self.degraded:
                 degraded = not degraded
                 if degraded:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shield.identity.callers import AllowedCallers
 from shield.server.auth import CallerTokens, TokenFileError
 from shield.server.bounds import DRAIN_GRACE_S, MAX_SECRET_FILE_BYTES, MIN_SECRET_BYTES
 from shield.server.sockets import Address, TlsFiles, UsageError
@@ -26,6 +28,9 @@ class ServeOptions:
     admin: Address | None = DEFAULT_ADMIN
     token_file: Path | None = None
     tls: TlsFiles | None = None
+    callers: AllowedCallers | None = None
+    """Whose certificates may ask wherever certificates are asked for; None: everybody's whom --tls-client-ca vouches
+    for."""
     secret_file: Path | None = None
     trace: Path | None = None
     log_format: str = "console"
@@ -56,3 +61,15 @@ def read_secret(path: Path) -> bytes:
             f"{MAX_SECRET_FILE_BYTES}, as from: openssl rand -hex 32"
         )
     return secret
+
+
+def read_callers(ids: Sequence[str] | None, tls: TlsFiles | None) -> AllowedCallers | None:
+    """Whose certificates may ask; None for everybody's. UsageError for a list that is wrong or means nothing."""
+    if ids is None:
+        return None
+    if tls is None or tls.client_ca is None:
+        raise UsageError("--tls-client-id needs --tls-client-ca: a certificate that nobody vouches for says nothing")
+    try:
+        return AllowedCallers(ids)
+    except ValueError as error:
+        raise UsageError(f"--tls-client-id: {error}") from None

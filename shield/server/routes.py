@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import cast
 
+from shield.identity.callers import AllowedCallers
 from shield.server.admin import admin_routes
 from shield.server.auth import CallerTokens
 from shield.server.authz import ENVOY_PREFIX, AuthzReader, authz_at_once, authz_handler, read_authz, read_envoy
@@ -14,8 +15,11 @@ from shield.server.report import release_handler, report_handler
 from shield.server.service import Front, Service
 
 
-def decision_listener(service: Service, tokens: CallerTokens | None, *, express: bool = True) -> Listener:
-    """For gateways and whoever else asks. With `tokens` every caller needs one. Without `express` aiohttp serves all
+def decision_listener(
+    service: Service, tokens: CallerTokens | None, callers: AllowedCallers | None = None, *, express: bool = True
+) -> Listener:
+    """For gateways and whoever else asks. With `tokens` every caller needs one, with `callers` a certificate of
+    somebody on that list. Without `express` aiohttp serves all
     of them: the same answers, more slowly.
     """
     routes = {
@@ -25,7 +29,7 @@ def decision_listener(service: Service, tokens: CallerTokens | None, *, express:
         "/v1/authz": _authz(service, read_authz),
     }
     envoy = (ENVOY_PREFIX, _authz(service, read_envoy))
-    return Listener(service, routes, prefix=envoy, tokens=tokens, express=express, sheds=True)
+    return Listener(service, routes, prefix=envoy, tokens=tokens, callers=callers, express=express, sheds=True)
 
 
 def _authz(service: Service, read: AuthzReader) -> Route:
@@ -33,8 +37,11 @@ def _authz(service: Service, read: AuthzReader) -> Route:
 
 
 def admin_listener(
-    service: Front, tokens: CallerTokens | None, before_scrape: Callable[[], None] = lambda: None
+    service: Front,
+    tokens: CallerTokens | None,
+    before_scrape: Callable[[], None] = lambda: None,
+    callers: AllowedCallers | None = None,
 ) -> Listener:
     """For operators, probes and Prometheus."""
     # Of its service a listener asks nothing that a Front does not have.
-    return Listener(cast(Service, service), admin_routes(service, before_scrape), tokens=tokens)
+    return Listener(cast(Service, service), admin_routes(service, before_scrape), tokens=tokens, callers=callers)

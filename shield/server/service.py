@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from abc import ABC, abstractmethod
 from itertools import count
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import force_setattr
 
@@ -20,6 +21,9 @@ from shield.server.metrics import Metrics
 from shield.server.pressure import Pressure
 from shield.server.source import PolicySource
 from shield.shield import Shield
+
+if TYPE_CHECKING:
+    from shield.identity.api_keys import ApiKeys
 
 
 class PolicyChanged(ShieldError):
@@ -56,6 +60,13 @@ class Front(ABC):
     @abstractmethod
     def policy(self) -> Policy:
         """The one in force."""
+
+    @property
+    @abstractmethod
+    def api_keys(self) -> ApiKeys | None:
+        """The keys of the policy in force, if it has any. Whoever decides by them elsewhere on this host notices a
+        change within a second.
+        """
 
     @abstractmethod
     async def replace_policy(
@@ -108,6 +119,8 @@ class Service(Front):
         self.source = source
         self.facts = GatewayFacts(shield.policy.identity)
         shield.abuse.listeners.append(self.lines.detected)
+        self._changing = asyncio.Lock()
+        self._told_of_keys: tuple[str, ...] = ()
 
     async def decide(self, request: Request, endpoint: str) -> Decision:
         """The decision, counted and, where it is a refusal, logged. Every answer carries a request id: `request` is
@@ -158,14 +171,19 @@ class Service(Front):
     def policy(self) -> Policy:
         return self.shield.policy
 
+    @property
+    def api_keys(self) -> ApiKeys | None:
+        return self.shield.api_keys
+
     async def replace_policy(
         self, source: PolicySource, policy: Policy, origin: str, *, expected: str | None = None
     ) -> str:
-        previous = self.policy.fingerprint
-        if expected not in (None, previous):
-            raise PolicyChanged(previous)
-        await self.adopt(source, policy)
-        self.policy_replaced(policy, previous, origin)
+        async with self._changing:  # it may wait for keys, and who comes meanwhile has to see what it did
+            previous = self.policy.fingerprint
+            if expected not in (None, previous):
+                raise PolicyChanged(previous)
+            await self.adopt(source, policy)
+            self.policy_replaced(policy, previous, origin)
         return previous
 
     def readiness(self) -> dict[str, Any]:
@@ -178,6 +196,17 @@ class Service(Front):
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         return self.metrics.render(accept)
+
+    def tell_of_keys(self) -> tuple[str, ...]:
+        """What an operator should know about keys that identity is verified with; logged when it is news."""
+        notes = self.shield.identity_notes
+        if notes != self._told_of_keys:
+            self._told_of_keys = notes
+            if notes:
+                self.log.warning("keys of identity", notes=list(notes))
+            else:
+                self.log.info("keys of identity are all usable again")
+        return notes
 
 
 def field_for_log(error: RequestError) -> str | None:

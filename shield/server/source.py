@@ -16,8 +16,8 @@ STARTER = "starter.toml"
 _SUFFIXES = {".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".json": "json"}
 
 
-Written = tuple[str, str, str | None]
-"""Text, format and path of a policy, as they are sent to another process."""
+Written = tuple[str, str, str | None, str | None]
+"""Text, format, path and directory of a policy, as they are sent to another process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +28,18 @@ class PolicySource:
     format: str
     path: Path | None = None
     """Where to read it again; None for the starter policy and for what came over HTTP."""
+    directory: str | None = None
+    """Where files that it names start; None: where the process runs."""
 
     @classmethod
     def of(cls, written: Written) -> PolicySource:
         """What another process sent."""
-        text, format, path = written
-        return cls(text, format, Path(path) if path is not None else None)
+        text, format, path, directory = written
+        return cls(text, format, Path(path) if path is not None else None, directory)
 
     def written(self) -> Written:
         """The same, for another process: whoever gets it reads it for itself."""
-        return self.text, self.format, str(self.path) if self.path is not None else None
+        return self.text, self.format, str(self.path) if self.path is not None else None, self.directory
 
     @classmethod
     def starter(cls) -> PolicySource:
@@ -52,11 +54,11 @@ class PolicySource:
             text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyError([PolicyIssue("", f"cannot be read: {error}")], str(path)) from None
-        return cls(text, _SUFFIXES[path.suffix.lower()], path), policy
+        return cls(text, _SUFFIXES[path.suffix.lower()], path, str(path.absolute().parent)), policy
 
     def parse(self) -> Policy:
         """PolicyError with everything that is wrong."""
-        return Policy.parse(self.text, self.format, str(self.path) if self.path else None)
+        return Policy.parse(self.text, self.format, str(self.path) if self.path else None, self.directory)
 
     def document(self) -> Any:
         """The same as JSON would hold it: what may be sent back to replace it."""

@@ -13,11 +13,12 @@ import re
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from shield.errors import PolicyError, PolicyIssue
+from shield.gate import open_api_keys
 from shield.policy import Policy
 from shield.server.admin_server import AdminServer
 from shield.server.auth import CallerTokens, TokenFileError, read_token_file
@@ -35,6 +36,9 @@ from shield.server.source import PolicySource
 from shield.server.startup import Console, first_policy, foreign_records, refuse_open_listeners, signals
 from shield.server.worker_process import SILENT, UNABLE, WorkerProcess
 
+if TYPE_CHECKING:
+    from shield.identity.api_keys import ApiKeys
+
 # What a shared:// store takes.
 MAX_TABLE_NAME_CHARS: Final = 64
 
@@ -47,6 +51,7 @@ class Supervisor(Front):
         refuse_open_listeners(options)
         refuse_private_store(options)
         self.source, self._policy = first_policy(options)
+        self._api_keys = open_api_keys(self._policy.identity)
         metrics = Metrics(options.version, self._policy, no_stats)
         super().__init__(metrics, open_log(err, options.log_format, options.log_level))
         self._exposition = Exposition(options.version, lambda: metrics.policy, self._counts, self._worker_metrics)
@@ -101,7 +106,7 @@ class Supervisor(Front):
         admin_where: list[str] = []
         if options.admin is not None:
             tokens = self._read_tokens()[1] if options.token_file is not None else None
-            self._admin = AdminServer(self, options.admin, tokens, self._tls)
+            self._admin = AdminServer(self, options.admin, tokens, self._tls, callers=options.callers)
             admin_where = await self._admin.open()
         starting = asyncio.create_task(self._crew.start())
         stopped = asyncio.create_task(self._stop.wait())
@@ -145,6 +150,7 @@ class Supervisor(Front):
             tokens=self._tokens,
             token_file=str(options.token_file) if options.token_file is not None else None,
             tls=None if tls is None else (str(tls.cert), str(tls.key), str(tls.client_ca) if tls.client_ca else None),
+            callers=None if options.callers is None else options.callers.patterns,
             trace=f"{options.trace}.{number}" if options.trace is not None else None,
             trace_anew=first,
             log_format=options.log_format,
@@ -253,6 +259,10 @@ class Supervisor(Front):
     def policy(self) -> Policy:
         return self._policy
 
+    @property
+    def api_keys(self) -> ApiKeys | None:
+        return self._api_keys
+
     async def replace_policy(
         self, source: PolicySource, policy: Policy, origin: str, *, expected: str | None = None
     ) -> str:
@@ -264,12 +274,13 @@ class Supervisor(Front):
             previous = self._policy.fingerprint
             if expected not in (None, previous):
                 raise PolicyChanged(previous)
+            api_keys = open_api_keys(policy.identity)
             answers = [answer for _, answer in await self._ask_all(Prepare, source.written())]
             issues = next((answer.issues for answer in answers if answer.issues), None)
             if issues is not None:
                 await self._ask_all(Abort)
                 raise PolicyError([PolicyIssue(path, message) for path, message in issues], str(source.path or ""))
-            self.source, self._policy = source, policy
+            self.source, self._policy, self._api_keys = source, policy, api_keys
             self._generation += 1
             self.metrics.adopt(policy)
             await self._ask_all(Commit)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shield.errors import PolicyError, ShieldError
+from shield.identity.callers import AllowedCallers
 from shield.policy import Policy
 from shield.server.auth import CallerTokens, TokenFileError
 from shield.server.bounds import ORPHAN_S, TICK_S, WORKER_END_S
@@ -103,7 +104,7 @@ class Worker:
                 if (left := self._listening.pop(key, None)) is not None:
                     self._node.leave(left)
             case Prepare(id, written):
-                self._channel.send(Prepared(id, self._prepare(PolicySource.of(written))))
+                self._channel.send(Prepared(id, await self._prepare(PolicySource.of(written))))
             case Commit(id):
                 assert self._prepared is not None, "the supervisor commits what was prepared"
                 await self._node.service.adopt(*self._prepared)
@@ -126,10 +127,10 @@ class Worker:
             case Hurry():
                 self._hurry.set()
 
-    def _prepare(self, source: PolicySource) -> list[tuple[str, str]]:
+    async def _prepare(self, source: PolicySource) -> list[tuple[str, str]]:
         try:
             policy = source.parse()
-            self._node.service.shield.make_room(policy)
+            await self._node.service.shield.make_room(policy)
         except PolicyError as error:
             return [(issue.path, issue.message) for issue in error.issues]
         self._prepared = source, policy
@@ -161,6 +162,7 @@ def _node(start: Start, log: Log) -> Node:
         secret=start.secret,
         tokens=tokens,
         tls=tls,
+        callers=AllowedCallers(start.callers) if start.callers is not None else None,
         trace=Path(start.trace) if start.trace is not None else None,
         trace_anew=start.trace_anew,
     )

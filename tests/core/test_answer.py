@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shield import Decision, Request
+from shield.compile import compile_policy
 from shield.core import Registry, Table
 from shield.policy import Limit, Numbers, Policy
-from shield.shield import compile_policy
 from tests.laws.against_oracle import DAY_US, random_policy
 
 SECONDS = re.compile(r"[0-9]+\.[0-9]{1,6}")

@@ -46,9 +46,9 @@ async def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
     async with channels() as (supervisor, worker):
         texts = ["", "x" * 3_000_000, "y", "z" * 700_000]
         for number, text in enumerate(texts):
-            supervisor.send(Prepare(number, (text, "toml", None)))
+            supervisor.send(Prepare(number, (text, "toml", None, None)))
         for number, text in enumerate(texts):
-            assert await received(worker) == Prepare(number, (text, "toml", None))
+            assert await received(worker) == Prepare(number, (text, "toml", None, None))
         counted = Counted(7, Counts(reasons={"ok": 3}, problems={("check", 400): 2}, store={"keys": 1.5}), True)
         worker.send(counted)
         assert await received(supervisor) == counted
@@ -56,7 +56,7 @@ async def test_messages_of_any_size_arrive_whole_and_in_order() -> None:
         worker.close()
         assert await received(supervisor) == Done(1, "last")
         assert await received(supervisor) is None
-        supervisor.send(Prepare(1, ("", "toml", None)))  # to nobody: no error, the reader has seen the end
+        supervisor.send(Prepare(1, ("", "toml", None, None)))  # to nobody: no error, the reader has seen the end
 
 
 async def test_each_socket_comes_with_its_message() -> None:
@@ -64,7 +64,7 @@ async def test_each_socket_comes_with_its_message() -> None:
         sockets = [socket.socket() for _ in range(20)]
         for key, sent in enumerate(sockets):
             sent.bind(("127.0.0.1", 0))
-            supervisor.send(Prepare(key, ("x" * 50_000, "toml", None)))
+            supervisor.send(Prepare(key, ("x" * 50_000, "toml", None, None)))
             supervisor.send(Accept(key), sent)
         ports = [sent.getsockname()[1] for sent in sockets]
         for sent in sockets:
@@ -83,7 +83,7 @@ async def test_who_does_not_read_is_found_out(monkeypatch: pytest.MonkeyPatch) -
     async with channels() as (supervisor, _):
         with pytest.raises(ControlError, match="does not read"):  # noqa: PT012
             for number in range(100):
-                supervisor.send(Prepare(number, ("x" * 100_000, "toml", None)))
+                supervisor.send(Prepare(number, ("x" * 100_000, "toml", None, None)))
 
 
 @pytest.mark.parametrize(

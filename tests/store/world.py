@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from shield import Decision, Policy, Request
+from shield.compile import compile_policy
 from shield.core import Charges, Registry
-from shield.shield import compile_policy
 from shield.store import Lease, Settlement, SettlementEntry
 from shield.store.redis import RedisStore
 

@@ -1,0 +1,38 @@
+"""From a policy to what decides by it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from shield.core import CompiledPolicy, Registry
+from shield.guard.size import check_size
+from shield.policy import Policy
+from shield.policy.calendar import window_of
+from shield.policy.matcher import Matcher
+from shield.policy.path import normalise
+
+if TYPE_CHECKING:
+    from shield.guard.graphql import PriceGuard
+
+
+def compile_policy(policy: Policy, registry: Registry, prices: PriceGuard | None = None) -> CompiledPolicy:
+    """The policy resolved once, for one store's registry."""
+    matcher = Matcher(policy.limits)
+    guard = None
+    if policy.size is not None:
+        guard = partial(check_size, policy.size)
+    return CompiledPolicy(
+        registry,
+        policy.limits,
+        select=None if matcher.unconditional else matcher.match,
+        guard=guard,
+        price=prices.check if prices is not None else None,
+        max_cost=prices.max_cost if prices is not None else None,
+        normalise=normalise,
+        windows=[
+            None if limit.align is None else partial(window_of, align=limit.align, timezone=limit.timezone or "UTC")
+            for limit in policy.limits
+        ],
+        ipv6_prefix=policy.identity.ipv6_prefix,
+    )
