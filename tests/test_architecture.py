@@ -21,7 +21,7 @@ LAYERS = [
     ("policy", ["shield.policy", "shield.guard", "shield.graphql", "shield.detect"]),
     ("identity", ["shield.identity"]),
     ("stores", ["shield.store"]),
-    ("facade", ["shield.abuse", "shield.shield", "shield.testing", "shield"]),
+    ("facade", ["shield.abuse", "shield.sequel", "shield.shield", "shield.testing", "shield"]),
     (
         "edges",
         [
