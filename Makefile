@@ -12,7 +12,7 @@ $(BIN)/python:
 
 # Two stamps: what serving needs, and what the tests need on top.
 $(VENV)/.serve: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable ".[yaml,jwt]"
+	$(BIN)/python -m pip install --quiet --editable ".[yaml,jwt,graphql]"
 	touch $@
 
 $(VENV)/.dev: $(BIN)/python $(SOURCES)
