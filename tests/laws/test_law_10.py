@@ -13,7 +13,7 @@ from shield import Policy, Request, Shield
 from shield.policy import SizeGuard
 from tests.golden import Group, groups
 from tests.laws.against_oracle import DAY_US, Game, random_policy, us
-from tests.laws.conftest import START_US
+from tests.laws.conftest import LARGE_TABLE, START_US
 from tests.oracle import Status
 
 
@@ -33,7 +33,7 @@ def test_memory_answers_as_the_oracle(source, start_us):
         now[0] = now_us
 
     async def play() -> None:
-        shield = Shield(random_policy(source), clock=lambda: now[0] * 1000)
+        shield = Shield(random_policy(source), LARGE_TABLE, clock=lambda: now[0] * 1000)
         await Game(shield, set_clock, source, start_us).play(40)
 
     asyncio.run(play())
