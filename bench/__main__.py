@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import core, decision, detectors, memory, scale
+from bench import blocks, core, decision, detectors, memory, scale
 from bench.record import Row
 
 BENCHES: dict[str, Callable[[float], list[Row]]] = {
+    "blocks": blocks.run,
     "core": core.run,
     "decision": decision.run,
     "detectors": detectors.run,
