@@ -1,4 +1,4 @@
-"""How much does it cost to ask whether an address is in one of a million blocked networks, and how much room do they take?"""
+"""What does it cost to ask whether an address is in one of a million blocked networks, and what room do they take?"""
 
 from __future__ import annotations
 

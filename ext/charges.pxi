@@ -109,6 +109,11 @@ cdef class Charges:
             self.reason, self.detail = reason, detail
         return 0
 
+    def turn_away(self, reason, detail):
+        """Before the step: refused for a reason of the caller's, who looks at more than the policy's values."""
+        self.refuse(reason, detail)
+        self.keep_penalties()
+
     cdef int keep_penalties(self) except -1:
         cdef int i, kept = 0
         for i in range(self.n):

@@ -1,4 +1,4 @@
-"""The command line: serve, check-policy, decide, simulate.
+"""The command line: serve, check-policy, decide, simulate, block, unblock.
 
 Exit status: 0 yes, 1 no (a policy with errors, a request refused), 2 misuse, 3 fault. What goes wrong is said
 in a sentence on standard error.
@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from shield import block_command
 from shield.simulate import command as simulate
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     decide.set_defaults(command=_decide)
     simulate.add_to(commands, _new_parser)
+    block_command.add_to(commands, _new_parser)
     return parser
 
 

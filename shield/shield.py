@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,6 +80,7 @@ class Shield(LocalDecider):
         if self._handles is None and self._remote is None:
             self._handles = Handles(os.urandom(32))
         self.abuse = Abuse(clock=clock, locate=locate)
+        self.abuse.changed = self._route
         self._adopt(policy)
 
     def _adopt(self, policy: Policy) -> None:
@@ -87,12 +89,17 @@ class Shield(LocalDecider):
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
         self.abuse.adopt(policy)
+        self._refusing = compile_policy(_penalties(policy), self._local.registry)
         self.policy = policy
         self._table = self._local.table
         # What `check_nowait`, which is compiled, decides with.
+        self._route()
+        self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
+
+    def _route(self) -> None:
+        """Where requests go: past blocks and detectors only while there are any."""
         here = self._table if self.store.local and not self.abuse.active else None
         self.decide_here(self._compiled, here, traced=self._trace is not None)
-        self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
     async def __aenter__(self) -> Shield:
         await self.open()
@@ -109,6 +116,7 @@ class Shield(LocalDecider):
     async def close(self) -> None:
         """Closes the store's connections."""
         await self.store.close()
+        self.abuse.close()
 
     @property
     def ready(self) -> bool:
@@ -121,10 +129,31 @@ class Shield(LocalDecider):
         """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
         if self.store.local:
             return self.check_nowait(request)
+        if not self.abuse.active:
+            return await self._check_remote(request)
+        refused = self._turned_away(request)
+        if refused is not None:
+            if len(refused):
+                try:
+                    await self.store.apply(refused)
+                except StoreError:
+                    self._table.apply(refused, degraded=True)
+            else:
+                self._table.apply(refused)
+            return self._conclude(refused)
         decision = await self._check_remote(request)
-        if self.abuse.active:
-            self.abuse.seen(request)
+        self.abuse.seen(request)
         return decision
+
+    def _turned_away(self, request: Request) -> Charges | None:
+        """What refuses a request that is blocked: limits that count refusals are charged, no others."""
+        block = self.abuse.block_of_address(request) or self.abuse.block_of_subject(request)
+        if block is None:
+            return None
+        charges = self._refusing.charges(request)
+        until = "lifted" if block.until_us is None else f"{block.until_us / 1_000_000:.0f} (Unix time)"
+        charges.turn_away(block.reason, f"{block.subject[0]}: {block.reason} until {until}")
+        return charges
 
     async def _check_remote(self, request: Request) -> Decision:
         charges = self._compiled.charges(request)
@@ -141,10 +170,12 @@ class Shield(LocalDecider):
 
     def _decide_elsewhere(self, request: Request) -> Decision:
         if self.store.local:
-            charges = self._compiled.charges(request)
+            refused = self._turned_away(request)
+            charges = self._compiled.charges(request) if refused is None else refused
             self._table.apply(charges)
             decision = self._conclude(charges)
-            self.abuse.seen(request)
+            if refused is None:
+                self.abuse.seen(request)
             return decision
         raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
 
@@ -279,6 +310,12 @@ class Shield(LocalDecider):
     def stats(self) -> Mapping[str, int]:
         """Counts of the local table and of the store, for metrics."""
         return {**self._local.stats(), **self.store.stats()}
+
+
+def _penalties(policy: Policy) -> Policy:
+    """What is charged when a request is refused before it is planned: the limits that count refusals."""
+    limits = tuple(replace(one, missing="skip") for one in policy.limits if one.count_denied)
+    return replace(policy, limits=limits, size=None)
 
 
 def compile_policy(policy: Policy, registry: Registry) -> CompiledPolicy:

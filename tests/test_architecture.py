@@ -20,9 +20,12 @@ LAYERS = [
     ("values", ["shield.errors", "shield.rate", "shield.clock", "shield.request", "shield.decision", "shield.receipt"]),
     ("policy", ["shield.policy", "shield.guard", "shield.detect"]),
     ("identity", ["shield.identity"]),
-    ("stores", ["shield.store"]),
+    ("stores", ["shield.store", "shield.block"]),
     ("facade", ["shield.abuse", "shield.shield", "shield.testing", "shield"]),
-    ("edges", ["shield.server", "shield.simulate", "shield.geo", "shield.cli", "shield.__main__"]),
+    (
+        "edges",
+        ["shield.server", "shield.simulate", "shield.geo", "shield.block_command", "shield.cli", "shield.__main__"],
+    ),
 ]
 INNER = {"core", "values", "policy"}
 # The world outside: the clock, the network, the log. Reading a policy file is the loader's job and nobody else's.

@@ -14,10 +14,9 @@ TRAVEL = "travel"
 MEASURES = (COUNT, DISTINCT, SUM, RATIO, CHANGE, VALUE_CHANGE, TRAVEL)
 
 OBSERVE = "observe"
-THROTTLE = "throttle"
 CHALLENGE = "challenge"
 BLOCK = "block"
-ACTIONS = (OBSERVE, THROTTLE, CHALLENGE, BLOCK)
+ACTIONS = (OBSERVE, CHALLENGE, BLOCK)
 
 SUBJECTS = ("ip", "network", "user", "tenant", "api_key", "session", "principal")
 SEVERITIES = ("info", "low", "medium", "high", "critical")
@@ -72,7 +71,6 @@ class Detector:
     quiet_us: int  # a key that was detected is not reported again for so long
     action: str  # one of ACTIONS
     subject: str  # whom the action is about, one of SUBJECTS
-    factor: float  # throttle: times the limits' rates
     mode: str  # "enforce" or "shadow"
     max_keys: int
     covers: tuple[str, ...]  # detectors that say nothing more of a subject that this one has just reported

@@ -184,7 +184,6 @@ def _build(values: dict[str, Any], is_packaged: bool) -> Detector:
         quiet_us=values["quiet"],
         action=values["action"],
         subject=values["subject"] or _subject(values["key"]) or "ip",
-        factor=values["factor"],
         mode=values["mode"],
         max_keys=values["max_keys"],
         covers=values["covers"] or (),

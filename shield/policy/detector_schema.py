@@ -175,7 +175,6 @@ DETECTOR = Table(
         Key(
             "subject", scalars.choice(*SUBJECTS), "Whom the action is about.", default_doc="the first such field of key"
         ),
-        Key("factor", _fraction(0.001, 1.0), "throttle: what the subject's limits are multiplied by.", default=0.1),
         Key(
             "mode", scalars.choice("enforce", "shadow"), '"shadow" reports what the action would be.', default="enforce"
         ),

@@ -93,6 +93,21 @@ class SizeGuard:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """How blocks are kept, and who is never blocked or looked at by detectors."""
+
+    allow: tuple[str, ...] = ()  # networks
+    allow_users: tuple[str, ...] = ()
+    allow_tenants: tuple[str, ...] = ()
+    allow_api_keys: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()  # paths of files
+    file: str | None = None  # where blocks are remembered across restarts
+    steps_us: tuple[int, ...] = (60_000_000, 600_000_000, 3_600_000_000, 86_400_000_000)
+    forget_after_us: int = 86_400_000_000
+    max_blocks: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """One policy, whole and valid. `load` and `parse` raise PolicyError with every issue there is."""
 
@@ -104,6 +119,7 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     size: SizeGuard | None = None
     detectors: tuple[Detector, ...] = ()
+    blocks: Blocks | None = None
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
@@ -131,6 +147,8 @@ class Policy:
         plain = _plain(self)
         if not self.detectors:
             del plain["detectors"]  # a policy that has none is what it was before there were any
+        if self.blocks is None:
+            del plain["blocks"]
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -141,6 +159,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, (Policy, Identity, Limit, Numbers, SizeGuard, Detector, Condition)):
+    if isinstance(value, (Policy, Identity, Limit, Numbers, SizeGuard, Detector, Condition, Blocks)):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     return value

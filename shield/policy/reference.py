@@ -48,6 +48,7 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "`match` of a limit", schema.MATCH
     yield "`plans` of a limit", schema.PLAN
     yield "`[guard.size]`", schema.SIZE
+    yield "`[blocks]`", schema.BLOCKS
     yield "`[[detector]]`", DETECTOR
     yield "`on` and `failing` of a detector", CONDITION
 

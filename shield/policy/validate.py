@@ -19,6 +19,7 @@ from shield.policy.model import (
     CONCURRENCY,
     FIXED_WINDOW,
     TOKEN_BUCKET,
+    Blocks,
     Identity,
     Limit,
     Numbers,
@@ -76,6 +77,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
     identity = _identity(values["identity"], report)
     size = _size(values["guard"])
     detectors = read_detectors(values["detector"], report)
+    blocks = _blocks(values["blocks"])
     if report.issues:
         return None
     return Policy(
@@ -87,6 +89,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
         limits=limits,
         size=size,
         detectors=detectors,
+        blocks=blocks,
     )
 
 
@@ -124,6 +127,22 @@ def _size(guard: Any) -> SizeGuard | None:
     if guard is None or guard is REFUSED or guard["size"] is None or guard["size"] is REFUSED:
         return None
     return SizeGuard(guard["size"]["max_body_bytes"], guard["size"]["content_types"])
+
+
+def _blocks(values: Any) -> Blocks | None:
+    if values is None or values is REFUSED or any(value is REFUSED for value in values.values()):
+        return None
+    return Blocks(
+        allow=values["allow"],
+        allow_users=values["allow_users"],
+        allow_tenants=values["allow_tenants"],
+        allow_api_keys=values["allow_api_keys"],
+        lists=values["lists"],
+        file=values["file"],
+        steps_us=values["steps"],
+        forget_after_us=values["forget_after"],
+        max_blocks=values["max_blocks"],
+    )
 
 
 def _limits(entries: Any, report: Report) -> tuple[Limit, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from shield.errors import PolicyError
+from shield.server.blocks import blocks_handler
 from shield.server.bounds import MAX_POLICY_BODY_BYTES
 from shield.server.listener import Handler, Route, read_body
 from shield.server.problem import Problem, encode
@@ -43,6 +44,7 @@ def admin_routes(service: Service, before_scrape: Callable[[], None]) -> dict[st
         "/healthz": Route("healthz", _alive, _READ, open=True),
         "/readyz": Route("readyz", _ready_handler(service), _READ, open=True),
         "/metrics": Route("metrics", metrics, _READ),
+        "/v1/blocks": Route("blocks", blocks_handler(service), _READ | {"POST", "DELETE"}),
         "/v1/policy": Route("policy", policy, _READ | {"PUT", "POST"}),
     }
 

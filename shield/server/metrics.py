@@ -62,6 +62,10 @@ class Metrics(Collector):
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
 
+    def add(self, collector: Collector) -> None:
+        """Something else that is rendered with the rest."""
+        self._registry.register(collector)
+
     def adopt(self, policy: Policy) -> None:
         """The policy in force. Limits it does not have any more are forgotten, or they would add up."""
         self._policy = (policy.name, policy.owner or "", policy.fingerprint)

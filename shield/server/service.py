@@ -9,9 +9,11 @@ from time import perf_counter
 import msgspec
 
 from shield.decision import Decision
+from shield.detect.detection import Detection
 from shield.errors import PolicyError, RequestError
 from shield.policy import Policy
 from shield.request import Request
+from shield.server.abuse_metrics import AbuseMetrics
 from shield.server.facts import GatewayFacts
 from shield.server.logs import DecisionLog, Log, shown_request_id
 from shield.server.metrics import Metrics
@@ -30,9 +32,29 @@ class Service:
         self.lines = DecisionLog(log, metrics.suppressed)
         self.facts = GatewayFacts(shield.policy.identity)
         self.draining = False
+        metrics.add(AbuseMetrics(shield.abuse))
+        shield.abuse.listeners.append(self._detected)
         # Ids are for finding lines again, so they need to differ and nothing else.
         self._id_prefix = os.urandom(4).hex()
         self._ids = count(1)
+
+    def _detected(self, detection: Detection) -> None:
+        """A line of the log: whom it is about stands in the security event, not here."""
+        detector = detection.detector
+        self.log.warning(
+            "detected",
+            detector=detector.name,
+            owasp=[*detector.oat, *detector.api],
+            severity=detector.severity,
+            action=detector.action,
+            mode=detector.mode,
+            subject=detector.subject,
+            value=round(detection.value, 3),
+            threshold=round(detection.threshold, 3),
+            events=detection.events,
+            repeats=detection.repeats,
+            request_id=shown_request_id(detection.request_id) if detection.request_id else None,
+        )
 
     def next_request_id(self) -> str:
         """An id for a request that came without one that can be shown."""
