@@ -46,6 +46,8 @@ class Abuse:
         self._journal: Journal | None = None
         self.book = BlockBook()
         self.listeners: list[Listener] = []
+        self.block_listeners: list[Callable[[Block, bool], None]] = []
+        """Called with a block that was set, or lifted (True)."""
         self.listener_faults = 0
         self.acts = True
         """False: what a detector asks for is only told."""
@@ -181,13 +183,21 @@ class Abuse:
         if lifted is not None:
             if self._journal is not None:
                 self._journal.lifted(lifted, self.book, self.now_us())
-            self.changed()
+            self._block_changed(lifted, True)
         return lifted
 
     def _recorded(self, block: Block) -> None:
         if self._journal is not None:
             self._journal.set(block, self.book, self.now_us())
+        self._block_changed(block, False)
+
+    def _block_changed(self, block: Block, lifted: bool) -> None:
         self.changed()
+        for listener in self.block_listeners:
+            try:
+                listener(block, lifted)
+            except Exception:
+                self.listener_faults += 1
 
     def close(self) -> None:
         """Closes the file of blocks."""

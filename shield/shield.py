@@ -85,11 +85,12 @@ class Shield(LocalDecider):
 
     def _adopt(self, policy: Policy) -> None:
         try:
-            self._compiled = compile_policy(policy, self._local.registry)
+            compiled = compile_policy(policy, self._local.registry)
+            refusing = compile_policy(_penalties(policy), self._local.registry)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
-        self.abuse.adopt(policy)
-        self._refusing = compile_policy(_penalties(policy), self._local.registry)
+        self.abuse.adopt(policy)  # refuses a policy whose lists cannot be read; nothing has changed so far
+        self._compiled, self._refusing = compiled, refusing
         self.policy = policy
         self._table = self._local.table
         # What `check_nowait`, which is compiled, decides with.

@@ -108,6 +108,16 @@ class Blocks:
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """Where security events go, and whether they may name their subjects."""
+
+    to: tuple[str, ...]  # "stdout", "file:PATH", "syslog:unix:PATH", "syslog:HOST:PORT"
+    subjects: str = "hash"  # or "plain"
+    key_file: str | None = None  # what subjects are hashed with; None: a key of the process
+    fold_us: int = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """One policy, whole and valid. `load` and `parse` raise PolicyError with every issue there is."""
 
@@ -120,6 +130,7 @@ class Policy:
     size: SizeGuard | None = None
     detectors: tuple[Detector, ...] = ()
     blocks: Blocks | None = None
+    events: Events | None = None
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:
@@ -149,6 +160,8 @@ class Policy:
             del plain["detectors"]  # a policy that has none is what it was before there were any
         if self.blocks is None:
             del plain["blocks"]
+        if self.events is None:
+            del plain["events"]
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -159,6 +172,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, (Policy, Identity, Limit, Numbers, SizeGuard, Detector, Condition, Blocks)):
+    if isinstance(value, (Policy, Identity, Limit, Numbers, SizeGuard, Detector, Condition, Blocks, Events)):
         return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     return value

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from shield.policy import schema
+from shield.policy import abuse_schema, schema
 from shield.policy.detector_schema import CONDITION, DETECTOR
 from shield.policy.kinds import Key, Kind, MapOf, RawList, Table, TableList
 from shield.policy.loader import MAX_BYTES
@@ -48,7 +48,8 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "`match` of a limit", schema.MATCH
     yield "`plans` of a limit", schema.PLAN
     yield "`[guard.size]`", schema.SIZE
-    yield "`[blocks]`", schema.BLOCKS
+    yield "`[blocks]`", abuse_schema.BLOCKS
+    yield "`[events]`", abuse_schema.EVENTS
     yield "`[[detector]]`", DETECTOR
     yield "`on` and `failing` of a detector", CONDITION
 

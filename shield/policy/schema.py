@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from shield.policy import scalars
+from shield.policy.abuse_schema import BLOCKS, EVENTS
 from shield.policy.calendar import ALIGNMENTS
 from shield.policy.detector_schema import DETECTOR, MAX_DETECTORS
 from shield.policy.kinds import Key, ListOf, MapOf, RawList, Table, TableList
@@ -310,48 +311,6 @@ GUARD = Table(
     later=("graphql", "replay", "idempotency"),
 )
 
-_SUBJECTS = ListOf(scalars.text("text", "printable text of 1 to 256 characters", r".+", 256), 1_024)
-BLOCKS = Table(
-    "blocks",
-    "How blocks are kept, and who is never blocked. Blocks are set by detectors and by operators, see docs/blocks.md.",
-    (
-        Key(
-            "allow",
-            ListOf(scalars.network(), 1_024),
-            "Networks that are never blocked and that no detector looks at. Limits count them all the same.",
-            default=[],
-        ),
-        Key("allow_users", _SUBJECTS, "Users of whom the same is true.", default=[]),
-        Key("allow_tenants", _SUBJECTS, "Tenants of whom the same is true.", default=[]),
-        Key("allow_api_keys", _SUBJECTS, "API keys of which the same is true.", default=[]),
-        Key(
-            "lists",
-            ListOf(scalars.text("path", "a path of 1 to 1,024 characters", r".+", 1_024), 64),
-            "Files with one network or address a line, at most four million in each; read when the policy is.",
-            default=[],
-        ),
-        Key(
-            "file",
-            scalars.text("path", "a path of 1 to 1,024 characters", r".+", 1_024),
-            "Where blocks are remembered across restarts.",
-            default_doc="they end with the process",
-        ),
-        Key(
-            "steps",
-            ListOf(scalars.duration("1s", "30d"), 16, 1),
-            "How long a detector's first, second and further blocks of a subject last.",
-            default=["1m", "10m", "1h", "24h"],
-        ),
-        Key(
-            "forget_after",
-            scalars.duration("1m", "30d"),
-            "A subject that was free of blocks for so long begins again at the first step.",
-            default="24h",
-        ),
-        Key("max_blocks", scalars.integer(1, 1_000_000), "How many are kept; 400 bytes each.", default=100_000),
-    ),
-)
-
 POLICY = Table(
     "policy",
     "The top level of a policy file.",
@@ -373,6 +332,7 @@ POLICY = Table(
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
         Key("guard", GUARD, "See [guard.size].", default_doc="no guards"),
         Key("blocks", BLOCKS, "See [blocks].", default_doc="its defaults"),
+        Key("events", EVENTS, "See [events].", default_doc="none"),
         Key("detector", RawList(TableList(DETECTOR, MAX_DETECTORS)), "See [[detector]].", default=[]),
     ),
 )

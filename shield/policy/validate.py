@@ -20,6 +20,7 @@ from shield.policy.model import (
     FIXED_WINDOW,
     TOKEN_BUCKET,
     Blocks,
+    Events,
     Identity,
     Limit,
     Numbers,
@@ -78,6 +79,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
     size = _size(values["guard"])
     detectors = read_detectors(values["detector"], report)
     blocks = _blocks(values["blocks"])
+    events = _events(values["events"])
     if report.issues:
         return None
     return Policy(
@@ -90,6 +92,7 @@ def _policy(tree: object, report: Report) -> Policy | None:
         size=size,
         detectors=detectors,
         blocks=blocks,
+        events=events,
     )
 
 
@@ -143,6 +146,12 @@ def _blocks(values: Any) -> Blocks | None:
         forget_after_us=values["forget_after"],
         max_blocks=values["max_blocks"],
     )
+
+
+def _events(values: Any) -> Events | None:
+    if values is None or values is REFUSED or any(value is REFUSED for value in values.values()):
+        return None
+    return Events(values["to"], values["subjects"], values["key_file"], values["fold"])
 
 
 def _limits(entries: Any, report: Report) -> tuple[Limit, ...]:

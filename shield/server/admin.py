@@ -107,7 +107,11 @@ async def _replace(service: Service, http: web.BaseRequest, query: str) -> web.R
     except PolicyError as error:
         service.policy_refused(error, "admin")
         raise _refused(error) from None
-    await service.replace_policy(source, policy, "admin")
+    try:
+        await service.replace_policy(source, policy, "admin")
+    except PolicyError as error:  # something outside the file that it names: a list, a sink
+        service.policy_refused(error, "admin")
+        raise _refused(error) from None
     answer = {
         "name": policy.name,
         "owner": policy.owner,

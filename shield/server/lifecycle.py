@@ -75,6 +75,7 @@ class Server:
                     await self._serve(service, trace)
             finally:
                 await self._close_sockets()
+                service.close()
                 await shield.close()
         finally:
             if trace is not None:
@@ -254,10 +255,9 @@ class Server:
         else:
             try:
                 source, policy = PolicySource.read(options.policy)
+                await service.replace_policy(source, policy, "SIGHUP")
             except PolicyError as error:
                 service.policy_refused(error, "SIGHUP")
-            else:
-                await service.replace_policy(source, policy, "SIGHUP")
         if options.token_file is not None:
             try:
                 self._tokens = read_tokens(options.token_file)

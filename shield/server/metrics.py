@@ -43,7 +43,7 @@ class Metrics(Collector):
     """Counts decisions and renders them together with the store's counts and the process's."""
 
     def __init__(self, version: str, policy: Policy, stats: StoreStats) -> None:
-        self._version = version
+        self._version = self.version = version
         self._stats = stats
         self._reasons: dict[str, int] = {}
         self._refusals: dict[str, int] = {}

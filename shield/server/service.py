@@ -8,15 +8,17 @@ from time import perf_counter
 
 import msgspec
 
+from shield.block import Block
 from shield.decision import Decision
 from shield.detect.detection import Detection
-from shield.errors import PolicyError, RequestError
+from shield.errors import PolicyError, PolicyIssue, RequestError
 from shield.policy import Policy
 from shield.request import Request
 from shield.server.abuse_metrics import AbuseMetrics
 from shield.server.facts import GatewayFacts
 from shield.server.logs import DecisionLog, Log, shown_request_id
 from shield.server.metrics import Metrics
+from shield.server.security_events import SecurityEvents, SinkError
 from shield.server.source import PolicySource
 from shield.shield import Shield
 
@@ -34,11 +36,38 @@ class Service:
         self.draining = False
         metrics.add(AbuseMetrics(shield.abuse))
         shield.abuse.listeners.append(self._detected)
+        shield.abuse.block_listeners.append(self._blocked)
+        self.security: SecurityEvents | None = self._new_events(shield.policy)
         # Ids are for finding lines again, so they need to differ and nothing else.
         self._id_prefix = os.urandom(4).hex()
         self._ids = count(1)
 
+    def _new_events(self, policy: Policy) -> SecurityEvents | None:
+        """The policy's events. PolicyError for a sink that cannot be used."""
+        if policy.events is None:
+            return None
+        try:
+            return SecurityEvents(policy.events, version=self.metrics.version, now_us=self.shield.abuse.now_us)
+        except SinkError as error:
+            field, _, why = str(error).partition(": ")
+            raise PolicyError([PolicyIssue(field, why)]) from None
+
+    def close(self) -> None:
+        """Writes the events that wait."""
+        if self.security is not None:
+            self.security.close()
+            self.security = None
+
+    def _blocked(self, block: Block, lifted: bool) -> None:
+        if self.security is not None:
+            self.security.blocked(block, lifted)
+
     def _detected(self, detection: Detection) -> None:
+        if self.security is not None:
+            self.security.detected(detection)
+        self._log_detection(detection)
+
+    def _log_detection(self, detection: Detection) -> None:
         """A line of the log: whom it is about stands in the security event, not here."""
         detector = detection.detector
         self.log.warning(
@@ -71,12 +100,25 @@ class Service:
         if not decision.allowed:
             request_id = shown_request_id(request.request_id) or self.next_request_id()
             self.lines.refused(decision, request_id, endpoint, elapsed_s)
+            if self.security is not None:
+                self.security.refused(decision, request)
         return decision
 
     async def replace_policy(self, source: PolicySource, policy: Policy, origin: str) -> None:
         """Puts a valid policy in force: for decisions, for gateway facts and for metrics."""
-        previous = self.shield.policy.fingerprint
-        await self.shield.replace_policy(policy)
+        previous, changed = self.shield.policy.fingerprint, policy.events != self.shield.policy.events
+        fresh = self._new_events(policy) if changed else None
+        try:
+            await self.shield.replace_policy(policy)
+        except BaseException:
+            if fresh is not None:
+                fresh.close()
+            raise
+        if changed:
+            self.close()
+            self.security = fresh
+        if self.security is not None:
+            self.security.replaced(policy.name, policy.owner, policy.fingerprint, previous)
         self.source = source
         self.facts = GatewayFacts(policy.identity)
         self.metrics.adopt(policy)

@@ -212,3 +212,15 @@ def test_lists_are_read_and_wrong_ones_refused_whole(tmp_path: Path) -> None:
             shield_of(f'lists = ["{path}"]')
         assert caught.value.issues[0].path == "blocks.lists[0]"
         assert part in caught.value.issues[0].message
+
+
+async def test_a_policy_whose_list_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+    shield = shield_of()
+    shield.abuse.block(("user", "mallory"), None, by="operator", why="")
+    other = POLICY.format(f'lists = ["{tmp_path / "none"}"]', "block", "enforce").replace("1000/s", "1/h")
+    before = shield.policy
+    with pytest.raises(PolicyError):
+        await shield.replace_policy(Policy.parse(other))
+    assert shield.policy is before
+    assert [shield.check_nowait(Request(ip="192.0.2.1")).allowed for _ in range(3)] == [True] * 3
+    assert shield.check_nowait(Request(user="mallory")).reason == "blocked"
