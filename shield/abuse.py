@@ -60,15 +60,16 @@ class Abuse:
         return self._watch is not None or not self.book.is_empty
 
     def adopt(self, policy: Policy) -> None:
-        """The policy's detectors and lists from now on. Unchanged detectors go on with what they know, a changed set
-        starts anew; blocks stay. PolicyError for a list or a file that cannot be used, which changes nothing."""
-        prefix = policy.identity.ipv6_prefix
-        self._adopt_blocks(policy.blocks or Blocks(), prefix)
-        if self._watch is None or (self._watch.detectors, self._ipv6_prefix) != (policy.detectors, prefix):
-            self._watch = Watch(policy.detectors, ipv6_prefix=prefix, locate=self._locate) if policy.detectors else None
-        self._ipv6_prefix = prefix
+        """The policy's detectors and lists from now on. PolicyError, which changes nothing."""
+        self.prepare(policy)()
 
-    def _adopt_blocks(self, settings: Blocks, prefix: int) -> None:
+    def prepare(self, policy: Policy) -> Callable[[], None]:
+        """Everything about a policy that may fail; what is returned puts it in force and cannot.
+
+        Unchanged detectors go on with what they know, a changed set starts anew; blocks stay. PolicyError for a list or
+        a file that cannot be used.
+        """
+        settings, prefix = policy.blocks or Blocks(), policy.identity.ipv6_prefix
         now_us = self.now_us()
         lists = [_read_list(path, f"blocks.lists[{at}]") for at, path in enumerate(settings.lists)]
         book = BlockBook(
@@ -85,19 +86,18 @@ class Abuse:
             lists=lists,
         )
         book.take_over(self.book, now_us)
-        if settings.file != self._settings.file:
-            journal = None if settings.file is None else Journal(Path(settings.file))
-            if journal is not None:
-                try:
-                    journal.open(book, now_us)
-                except OSError as error:
-                    raise PolicyError(
-                        [PolicyIssue("blocks.file", f"{settings.file}: cannot be used: {error.strerror or error}")]
-                    ) from None
-            if self._journal is not None:
+        journal = self._journal if settings.file == self._settings.file else _open_journal(settings, book, now_us)
+        watch = self._watch
+        if watch is None or (watch.detectors, self._ipv6_prefix) != (policy.detectors, prefix):
+            watch = Watch(policy.detectors, ipv6_prefix=prefix, locate=self._locate) if policy.detectors else None
+
+        def commit() -> None:
+            if journal is not self._journal and self._journal is not None:
                 self._journal.close()
-            self._journal = journal
-        self.book, self._settings = book, settings
+            self._journal, self._watch, self._ipv6_prefix = journal, watch, prefix
+            self.book, self._settings = book, settings
+
+        return commit
 
     def now_us(self) -> int:
         """Microseconds since 1970, by the clock that decisions are made by."""
@@ -203,6 +203,19 @@ class Abuse:
         """Closes the file of blocks."""
         if self._journal is not None:
             self._journal.close()
+
+
+def _open_journal(settings: Blocks, book: BlockBook, now_us: int) -> Journal | None:
+    """The file of blocks, and what it says in the book."""
+    if settings.file is None:
+        return None
+    journal = Journal(Path(settings.file))
+    try:
+        journal.open(book, now_us)
+    except OSError as error:
+        why = f"{settings.file}: cannot be used: {error.strerror or error}"
+        raise PolicyError([PolicyIssue("blocks.file", why)]) from None
+    return journal
 
 
 def _nothing() -> None:

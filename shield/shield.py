@@ -84,12 +84,13 @@ class Shield(LocalDecider):
         self._adopt(policy)
 
     def _adopt(self, policy: Policy) -> None:
+        adopt_abuse = self.abuse.prepare(policy)  # before the registry knows of a policy that may yet be refused
         try:
             compiled = compile_policy(policy, self._local.registry)
             refusing = compile_policy(_penalties(policy), self._local.registry)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
-        self.abuse.adopt(policy)  # refuses a policy whose lists cannot be read; nothing has changed so far
+        adopt_abuse()
         self._compiled, self._refusing = compiled, refusing
         self.policy = policy
         self._table = self._local.table
