@@ -89,3 +89,14 @@ def test_what_an_address_counts_by() -> None:
     assert canonical("2001:db8::1") == canonical("2001:db8::2")
     assert canonical("2001:db8::1", 128) != canonical("2001:db8::2", 128)
     assert canonical("x") is None
+
+
+@given(st.one_of(st.text(alphabet="0123456789.", max_size=16), st.ip_addresses(v=4).map(str)))
+def test_addresses_are_read_as_the_system_reads_them(text: str) -> None:
+    import socket
+
+    try:
+        expected: bytes | None = socket.inet_pton(socket.AF_INET, text)
+    except OSError:
+        expected = None
+    assert canonical(text) == expected
