@@ -38,7 +38,7 @@ from measure cimport (
 )
 from plain_target cimport OTHER_TARGET, STATIC_TARGET, Words, add_word, kind_of, word_hash
 from siphash cimport Hash128, siphash128
-from slots cimport fact_of, slot_of
+from request_slots cimport fact_of, slot_of
 
 cdef enum:
     WAYS = 8
