@@ -14,7 +14,7 @@ Content-Length of digits, no Transfer-Encoding, no obs-fold. All else is somebod
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from http import HTTPStatus
@@ -271,11 +271,11 @@ cdef class Lane:
             return True
         return False
 
-    def serve(self, bytes data not None, answer_of, peer, int most, Py_ssize_t most_bytes, bytes server not None,
+    def serve(self, bytes data not None, answer_of, PlainCheck plain, peer, int most, Py_ssize_t most_bytes, bytes server not None,
               bytes date not None):
         """(bytes to send, what of `data` they answer, whether to close, the head that is not served or an error).
 
-        `answer_of(head)` makes an Answer; None: this one must be waited for, and its head is handed back. What it raises
+        `plain`, which may be None, is tried first for its route. `answer_of(head)` makes an Answer; None: this one must be waited for, and its head is handed back. What it raises
         is handed back too, for what came before is answered still. At most `most` requests are answered, and none more once `most_bytes` are there to be sent.
         """
         cdef Py_ssize_t at = 0, size = 0, total = PyBytes_GET_SIZE(data)
@@ -292,7 +292,11 @@ cdef class Lane:
                 break
             head.peer = peer
             try:
-                made = answer_of(head)
+                made = None
+                if plain is not None and head.route is plain.route:
+                    made = plain.answer(head)
+                if made is None:
+                    made = answer_of(head)
                 if made is None:
                     other = head
                     break
@@ -628,3 +632,6 @@ cpdef bytes render(Answer answer, bint close, str method, bytes server, bytes da
     if body is not None and not head_only:
         to = put(to, PyBytes_AS_STRING(body), body_size)
     return out
+
+
+include "plain_check.pxi"

@@ -52,6 +52,7 @@ class Lane:
         self,
         data: bytes,
         answer_of: Callable[[Head], Answer | None],
+        plain: PlainCheck | None,
         peer: Any,
         most: int,
         most_bytes: int,
@@ -77,3 +78,39 @@ class Answer:
     close: bool
 
 def render(answer: Answer, close: bool, method: str, server: bytes, date: bytes) -> bytes: ...
+
+@final
+class RequestIds:
+    number: int
+    def __init__(self, prefix: str, number: int = 1) -> None: ...
+    def next(self) -> str: ...
+
+@final
+class Tally:
+    def __init__(self, bounds: Sequence[float]) -> None: ...
+    def decided(self, reason: str, elapsed_s: float) -> None: ...
+    @property
+    def reasons(self) -> dict[str, int]: ...
+    @property
+    def latency(self) -> list[int]: ...
+    @property
+    def latency_sum_s(self) -> float: ...
+
+@final
+class PlainCheck:
+    def __init__(
+        self,
+        route: object,
+        max_bytes: int,
+        *,
+        decode: Callable[[bytes], Any],
+        unique: Callable[[bytes], bool],
+        shield: Any,
+        ids: RequestIds,
+        tally: Tally,
+        judged: Callable[[Any, float], None],
+        failed: Callable[[Exception], Answer],
+    ) -> None: ...
+    @property
+    def route(self) -> object: ...
+    def answer(self, head: Head) -> Answer | None: ...

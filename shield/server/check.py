@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from shield.core.http_lane import PlainCheck
+from shield.core.json_names import surely_unique
 from shield.decision import Decision
 from shield.server.body import body_here, read_body
 from shield.server.bounds import MAX_BODY_BYTES
 from shield.server.exchange import JSON_TYPE, Answer, Ask, AtOnce, Handler
 from shield.server.service import Service
-from shield.server.wire import decode_check
+from shield.server.wire import decode_check, decode_request
 
 
 def check_handler(service: Service) -> Handler:
@@ -36,6 +38,21 @@ def check_at_once(service: Service) -> AtOnce:
         return Answer(200, JSON_TYPE, decide(asked, "check").to_json())
 
     return check
+
+
+def plain_check(service: Service, route: object, failed: Callable[[Exception], Answer]) -> PlainCheck:
+    """The same for single requests in which nothing is special. `failed` makes the answer where there is no decision."""
+    return PlainCheck(
+        route,
+        MAX_BODY_BYTES,
+        decode=decode_request,
+        unique=surely_unique,
+        shield=service.shield,
+        ids=service.ids,
+        tally=service.metrics.tally,
+        judged=lambda decision, elapsed_s: service.judged(decision, "check", elapsed_s),
+        failed=failed,
+    )
 
 
 def _batch(decisions: Sequence[Decision]) -> Answer:

@@ -102,7 +102,14 @@ class Connection(Guarded):
         self.used()
         listener.pressure.look(self.loop)
         sent, at, close, other = self._lane.serve(
-            data, listener.answer_at_once, self._peer, TURN_REQUESTS, WRITE_BYTES, SERVER_LINE, date_line()
+            data,
+            listener.answer_at_once,
+            listener.plain,
+            self._peer,
+            TURN_REQUESTS,
+            WRITE_BYTES,
+            SERVER_LINE,
+            date_line(),
         )
         if sent is not None and self.transport is not None:
             self.transport.write(sent)

@@ -8,12 +8,13 @@ how it is admitted, counted and logged, is decided here for both lanes of a conn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
 
-from shield.core.http_lane import Head, Lane
+from shield.core.http_lane import Head, Lane, PlainCheck
 from shield.errors import ReceiptError, RequestError, StoreError
 from shield.server import auth
 from shield.server.aiohttp_lane import AiohttpAsk, response_of
@@ -41,6 +42,8 @@ class Route(NamedTuple):
     """Whether callers need no token here."""
     at_once: AtOnce | None = None
     """What answers in the express lane, where the store is in this process."""
+    plain: Callable[[object, Callable[[Exception], Answer]], PlainCheck] | None = None
+    """Makes, for this route and what explains errors, what answers before that where nothing is special."""
 
 
 class Listener(web.Server):
@@ -69,6 +72,7 @@ class Listener(web.Server):
         self.pressure = service.pressure
         self._lane = _lane(routes, prefix) if express else None
         self._decides_at_once = express and service.shield.store.local
+        self._plain = self._plain_check() if self._decides_at_once else None
         self._connected = 0
         self.in_flight = 0
         """Requests whose head is here and that are not answered yet."""
@@ -145,6 +149,19 @@ class Listener(web.Server):
         if self._service.draining:
             answer.close = True
         return answer
+
+    @property
+    def plain(self) -> PlainCheck | None:
+        """What may answer without being admitted first: nobody is refused or sent away at present."""
+        if self.tokens is not None or self.pressure.late or self._service.draining or not self._decides_at_once:
+            return None
+        return self._plain
+
+    def _plain_check(self) -> PlainCheck | None:
+        for route in self._routes.values():
+            if route.plain is not None:
+                return route.plain(route, partial(self._explained, route=route))
+        return None
 
     def _explained(self, error: Exception, route: Route | None) -> Answer:
         """The answer where there is none. ConnectionError is nobody's to get."""

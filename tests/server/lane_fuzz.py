@@ -23,13 +23,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Any
 
 import uvloop
 
 from shield import Policy, Shield
-from shield.core.http_lane import TAKE, Lane
+from shield.core.http_lane import TAKE, Lane, RequestIds
 from shield.server.auth import CallerTokens
 from shield.server.connection import EXPRESS, Connection
 from shield.server.guarded import Guarded
@@ -153,11 +153,11 @@ class Side:
         log = open_log(io.StringIO(), "json", "error")
         self.service = Service(self.shield, PolicySource(POLICY, "toml"), Metrics("0", policy, dict), log)
         self.service.pressure = Pressure(self.service.metrics.shed, clock=lambda: 0.0)  # no load is shed here
-        self.service._id_prefix = "fuzz"
+        self.service.ids = RequestIds("fuzz")
         self.listener = decision_listener(self.service, CallerTokens([TOKEN]) if tokens else None, express=express)
 
     def connect(self, moods: random.Random | None) -> tuple[Guarded, Transport]:
-        self.service._ids = count(1)
+        self.service.ids.number = 1
         connection = self.listener()
         transport = Transport(connection, asyncio.get_running_loop(), moods)
         connection.connection_made(transport)
@@ -172,16 +172,20 @@ class Looks:
         self._reads = reads
         self._seen = seen
 
-    def serve(self, data: bytes, answer_of: Any, peer: Any, *bounds: Any) -> Any:
+    def serve(self, data: bytes, answer_of: Any, plain: Any, peer: Any, *bounds: Any) -> Any:
         """The lane's own, told of what it looks at: by the answers it asks for, and by what it hands back."""
 
         def told(head: Any) -> Any:
-            answer = answer_of(head)
+            answer = plain.answer(head) if plain is not None and head.route is plain.route else None
+            if answer is None:
+                answer = answer_of(head)
+            else:
+                self._seen["plain"] += 1
             if answer is not None:
                 self._took(data, head)
             return answer
 
-        served = self._lane.serve(data, told, peer, *bounds)
+        served = self._lane.serve(data, told, None, peer, *bounds)
         head = served[3]
         if head is not None:
             assert not isinstance(head, Exception), head

@@ -8,7 +8,6 @@ import random
 import re
 import socket
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import pytest
@@ -80,7 +79,7 @@ async def test_the_lanes_answer_alike_over_sockets() -> None:
     stream = GET + check("id", user="u") + GET
     async with serving('name = "empty"') as express, serving('name = "empty"', express=False) as plain:
         for server in (express, plain):
-            server.service._ids = count(0x1000)  # ids of one length
+            server.service.ids.number = 0x1000  # ids of one length
         before = await ask(plain, stream, [len(GET)], asyncio.Semaphore(1))
         cut = [sorted(rng.randrange(len(stream)) for _ in range(3)) for _ in odd]
         some = asyncio.Semaphore(40)  # the kernel keeps so many waiting
@@ -114,6 +113,46 @@ async def ask_now(server: Running, data: bytes, cuts: list[int]) -> list[bytes]:
         pass
     writer.close()
     return [one for one in _CHANGING.sub(b"", got).split(b"HTTP/1.") if one]
+
+
+async def test_the_lanes_count_and_log_alike() -> None:
+    """Allowed, refused, by a shadow limit, invalid, a batch, a peek, a malformed body, a body past its bound."""
+    policy = """
+        [[limit]]
+        name = "few"
+        key = "user"
+        rate = "1/m"
+        burst = 2
+
+        [[limit]]
+        name = "quiet"
+        key = "tenant"
+        rate = "1/m"
+        burst = 1
+        mode = "shadow"
+    """
+    bodies = [b'{"user":"u","tenant":"t"}'] * 4 + [
+        *(b'{"user":"v","cost":0}', b'[{"user":"w"},{"user":"w"}]', b'{"user":"x","ip":"no"}', b'{"user":1}'),
+        *(b'{"user":"y","user":"z"}', b'{"user":"y","request_id":"mine"}', b"x" * (MAX_BODY_BYTES + 1)),
+    ]
+    told = []
+    for express in (True, False):
+        async with serving(policy, express=express) as server:
+            answers = []
+            for body in bodies:
+                async with server.client.post("/v1/check", data=body) as answer:
+                    answers.append(answer.status)
+            counts = server.service.metrics.counts()
+            lines = [json.loads(line) for line in server.lines.getvalue().splitlines()]
+            for line in lines:
+                for name in list(line):
+                    if name not in ("event", "message", "endpoint", "status", "reason", "violated", "field", "level"):
+                        del line[name]
+            told.append((answers, counts.reasons, counts.refusals, counts.shadow, counts.problems, lines))
+            assert sum(counts.latency) == sum(counts.reasons.values()) == 9
+    assert told[0] == told[1]
+    assert told[0][1]["limit"] == 2
+    assert told[0][3]["quiet"] >= 1
 
 
 # ---- order, splits, turns ----------------------------------------------------------------------------------
