@@ -41,7 +41,7 @@ def check_at_once(service: Service) -> AtOnce:
 
 
 def plain_check(service: Service, route: object, failed: Callable[[Exception], Answer]) -> PlainCheck:
-    """The same for single requests in which nothing is special. `failed` makes the answer where there is no decision."""
+    """The same for single requests in which nothing is special. `failed` makes an answer where there is no decision."""
     return PlainCheck(
         route,
         MAX_BODY_BYTES,

@@ -120,20 +120,20 @@ async def test_the_lanes_count_and_log_alike() -> None:
     policy = """
         [[limit]]
         name = "few"
-        key = "user"
+        key = ["user"]
         rate = "1/m"
         burst = 2
 
         [[limit]]
         name = "quiet"
-        key = "tenant"
+        key = ["tenant"]
         rate = "1/m"
         burst = 1
         mode = "shadow"
     """
     bodies = [b'{"user":"u","tenant":"t"}'] * 4 + [
         *(b'{"user":"v","cost":0}', b'[{"user":"w"},{"user":"w"}]', b'{"user":"x","ip":"no"}', b'{"user":1}'),
-        *(b'{"user":"y","user":"z"}', b'{"user":"y","request_id":"mine"}', b"x" * (MAX_BODY_BYTES + 1)),
+        *(b'{"user":"y","user":"z"}', b'{"user":"y","request_id":"mine"}', b"x" * (bounds.MAX_BODY_BYTES + 1)),
     ]
     told = []
     for express in (True, False):
@@ -143,7 +143,7 @@ async def test_the_lanes_count_and_log_alike() -> None:
                 async with server.client.post("/v1/check", data=body) as answer:
                     answers.append(answer.status)
             counts = server.service.metrics.counts()
-            lines = [json.loads(line) for line in server.lines.getvalue().splitlines()]
+            lines = [json.loads(line) for line in server.log().splitlines()]
             for line in lines:
                 for name in list(line):
                     if name not in ("event", "message", "endpoint", "status", "reason", "violated", "field", "level"):
