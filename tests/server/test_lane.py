@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 import re
@@ -140,7 +141,7 @@ async def test_the_lanes_count_and_log_alike() -> None:
         async with serving(policy, express=express) as server:
             answers = []
             for body in bodies:
-                async with server.client.post("/v1/check", data=body) as answer:
+                async with server.client.post("/v1/check", data=io.BytesIO(body)) as answer:
                     answers.append(answer.status)
             counts = server.service.metrics.counts()
             lines = [json.loads(line) for line in server.log().splitlines()]
