@@ -25,10 +25,10 @@ says; `use = "packaged"` takes all of them. What every key means stands in
 ```toml
 [[detector]]
 use = "credential-stuffing"
-action = "block"
+quiet = "5m"
 
 [[detector]]
-use = "packaged"          # all others, which only observe
+use = "packaged"          # all others
 ```
 
 How they measure. `count`, `distinct` and `sum` fill a leaky bucket for each key: an event pours in one unit, one unit
@@ -41,8 +41,8 @@ badly.
 
 What they remember is bounded: `max_keys` keys each (16,384 unless the policy says otherwise), 112 bytes a key, and
 256 bytes more where different values are counted: exactly up to 64, then by a HyperLogLog. When a detector has no room,
-a newcomer takes the place of the key with the least in its bucket, and a metric counts it. Each process measures by
-itself, so what several nodes see is put together only as often as they exchange it.
+a newcomer takes the place of the key with the least in its bucket, and the detector's `stats` count it. Each process
+measures by itself: what several of them see is not put together.
 
 Outcomes are what the service reports: a status, and where it knows better an event: `login_failed`, `login_ok`,
 `user_unknown`, `payment_failed`, `token_failed`. A report with a receipt feeds detectors only when it also states the
