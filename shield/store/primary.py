@@ -1,0 +1,212 @@
+"""One server that holds state: how it is reached, whether it is worth asking, and what became of what it was asked.
+
+The law of this file: a step is sent once. When its reply misses the deadline the answer is StoreTimeout, "unknown";
+should the reply come after all and say that the step took, what it took is given back, under the rule for refunds. A
+step whose reply never comes stays charged: too strict for an instant, never too generous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from shield.errors import StoreError, StoreProtocolError, StoreTimeout
+from shield.store.batch import Batcher, Outcome
+from shield.store.breaker import Breaker
+from shield.store.greeting import greeting, load_command
+from shield.store.instants import Instants, monotonic_us
+from shield.store.lane import OutOfMemory, ScriptMissing, Transport
+from shield.store.late import LateReplies, has_reply
+from shield.store.link import Link
+from shield.store.lua import SCRIPTS
+from shield.store.steps import Forms, Step
+
+if TYPE_CHECKING:
+    from shield.store import Settlement
+    from shield.store.target import Target
+
+# What check.lua begins its answers with.
+REFUSED, TAKEN, FULL, MISPLACED, FOREIGN = 0, 1, 2, 3, 4
+
+
+class Primary:
+    """A server, by a few connections. `make` makes one of them; `forget` hears of buckets that get something back."""
+
+    def __init__(
+        self,
+        make: Callable[[], Transport],
+        target: Target,
+        forms: Forms,
+        instants: Instants,
+        *,
+        where: str,
+        forget: Callable[[Settlement], None],
+        breaker: Breaker | None = None,
+    ) -> None:
+        self.where = where
+        """Where it is, without credentials."""
+        self._deadline_s = target.deadline_us / 1_000_000
+        self.breaker = breaker or Breaker()
+        self.link = Link(
+            make,
+            connections=target.connections,
+            deadline_s=self._deadline_s,
+            connect_timeout_s=target.connect_timeout_us / 1_000_000,
+            max_in_flight=target.max_in_flight,
+            greeting=greeting(forms.version_key),
+        )
+        slack_ms = target.ttl_slack_us // 1000
+        self.late = LateReplies(self.link, forms, slack_ms=slack_ms, instant=instants.wire, forget=forget)
+        self.batcher = Batcher(
+            self.link,
+            slack_ms=slack_ms,
+            max_waiting=target.connections * target.max_in_flight,
+            late=self.late.came,
+            around_us=instants.around_us,
+        )
+        self.batcher.instant = instants.wire
+        self._loading: asyncio.Task[None] | None = None
+        self.script_reloads = 0
+
+    # ---- life ----------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connects. An unreachable server is no error: steps fail until it is there. StoreError when it refuses us."""
+        await self.link.open()
+
+    async def close(self) -> None:
+        """Closes the connections; whoever still waits gets a StoreError."""
+        if self._loading is not None:
+            self._loading.cancel()
+        self.batcher.close()
+        await self.link.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step would be tried now."""
+        return self.link.up > 0 and self.breaker.would_allow(monotonic_us())
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the start, and gauges: connections that are up, requests in flight, the breaker."""
+        return {
+            **self.late.counts,
+            "script_reloads": self.script_reloads,
+            "timeouts": self.link.timeouts + self.batcher.expired,
+            "connects": self.link.connects,
+            "connections_lost": self.link.losses,
+            "connections": self.link.up,
+            "in_flight": self.link.in_flight,
+            "waiting": self.batcher.waiting,
+            "breaker_opened": self.breaker.opened,
+            "breaker_open": int(self.breaker.state != "closed"),
+        }
+
+    # ---- the step ------------------------------------------------------------------------------------------
+
+    async def decide(self, step: Step) -> Outcome:
+        """What became of one request. Whatever takes more than one command still ends with the first's deadline."""
+        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        around_us = None
+        for _ in range(2):
+            try:
+                outcome = await self._try(step, deadline, around_us)
+            except ScriptMissing:
+                # It proves that nothing was done: load the scripts and ask again, once.
+                async with self._until(deadline):
+                    await self._reload()
+                outcome = await self._try(step, deadline, around_us)
+            if outcome[1] in (REFUSED, TAKEN, FULL):
+                return outcome
+            if outcome[1] != MISPLACED:
+                raise StoreProtocolError(_foreign(step, outcome))
+            around_us = outcome[0]
+        raise StoreProtocolError("the store's clock jumps between calendar windows")
+
+    async def _try(self, step: Step, deadline: float, around_us: int | None) -> Outcome:
+        asked_us = self._ask_for_leave()
+        future = None
+        try:
+            future = self.batcher.submit(step, deadline, around_us)
+            outcome = await future
+        except BaseException as error:
+            self._heard_of(error, asked_us)
+            # The reply and the cancellation may come in the same turn of the loop.
+            if isinstance(error, asyncio.CancelledError) and has_reply(future):
+                self.late.came(step, future.result())
+            raise
+        self.breaker.success()
+        return outcome
+
+    # ---- asking --------------------------------------------------------------------------------------------
+
+    async def run(self, call: bytes) -> Any:
+        """Runs a script if the breaker lets it. NOSCRIPT proves that nothing was done: load it and ask again, once."""
+        started = asyncio.get_running_loop().time()
+        try:
+            return await self.ask(call)
+        except ScriptMissing:
+            async with self._until(started + self._deadline_s):
+                await self._reload()
+                return await self.ask(call)
+
+    async def ask(self, call: bytes) -> Any:
+        """One command, one reply."""
+        asked_us = self._ask_for_leave()
+        try:
+            reply = await self.link.request(call)
+        except BaseException as error:
+            self._heard_of(error, asked_us)
+            raise
+        self.breaker.success()
+        return reply
+
+    def _ask_for_leave(self) -> int:
+        asked_us = monotonic_us()
+        if not self.breaker.allow(asked_us):
+            raise StoreError(f"not asked: the store at {self.where} has missed its deadline too often")
+        return asked_us
+
+    def _heard_of(self, error: BaseException, asked_us: int) -> None:
+        """The breaker counts missed deadlines: only they cost a caller time. A refusal is an answer all the same."""
+        if isinstance(error, StoreTimeout):
+            self.breaker.failure(asked_us, monotonic_us())
+        elif isinstance(error, (ScriptMissing, OutOfMemory, StoreProtocolError)):
+            self.breaker.success()
+        else:
+            self.breaker.undecided()
+
+    @contextlib.asynccontextmanager
+    async def _until(self, when: float) -> AsyncIterator[None]:
+        """Whatever takes more than one request still ends with the deadline of the first."""
+        try:
+            async with asyncio.timeout_at(when):
+                yield
+        except TimeoutError:
+            raise StoreTimeout(f"no answer from the store within {self._deadline_s * 1000:g} ms") from None
+
+    async def _reload(self) -> None:
+        """Loads the scripts again; callers that come meanwhile wait for the same load."""
+        if self._loading is None or self._loading.done():
+            self.script_reloads += 1
+            self._loading = asyncio.get_running_loop().create_task(self._load_all())
+            self._loading.add_done_callback(_heard)
+        await asyncio.shield(self._loading)
+
+    async def _load_all(self) -> None:
+        await asyncio.gather(*[self.link.request(load_command(script)) for script in SCRIPTS])
+
+
+def _foreign(step: Step, outcome: Outcome) -> str:
+    _, status, states = outcome
+    if status != FOREIGN or type(states[0]) is not int or not 1 <= states[0] <= len(step.cells):
+        return "the store answered a check with something else"
+    key = step.cells[states[0] - 1].split(b"\r\n")[1].decode()
+    return f"the value at {key} was not written by this version of Shield; it was left alone"
+
+
+def _heard(task: asyncio.Future[Any]) -> None:
+    """Takes note of a task's exception, which those who waited for it have heard of, if any still did."""
+    if not task.cancelled():
+        task.exception()
