@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr
 
 from shield.decision import Decision
 from shield.errors import RequestError
-from shield.gate import NOTHING_PRESENTED
+from shield.problem import PROBLEM_TYPES, TITLES, parts_of
 from shield.request import Request
 from shield.server.body import body_here, read_body
 from shield.server.bounds import MAX_BODY_BYTES, MAX_HANDLE_CHARS
@@ -29,20 +29,6 @@ from shield.server.service import Service
 from shield.server.wire import detail_of
 
 ENVOY_PREFIX: Final = "/v1/authz/envoy"
-
-_TYPES: Final = "https://iana.org/assignments/http-problem-types#"
-# By status: the registered problem types that say the same.
-_PROBLEM_TYPES: Final = {429: _TYPES + "quota-exceeded", 503: _TYPES + "temporary-reduced-capacity"}
-_TITLES: Final = {429: "Quota exceeded", 503: "Temporarily reduced capacity"}
-# RFC 6750, 3: without a token there is nothing wrong with one.
-CHALLENGE: Final = 'Bearer realm="api"'
-CHALLENGE_INVALID: Final = 'Bearer realm="api", error="invalid_token"'
-_DETAILS: Final = {
-    "limit": "a quota of this API is used up",
-    "concurrency": "too many requests are in flight",
-    "store_full": "no room to count this request",
-    "store_unavailable": "this request cannot be counted at present",
-}
 
 
 class Mode(NamedTuple):
@@ -174,20 +160,15 @@ def allowed(decision: Decision, request_id: str) -> Answer:
 
 def refused(decision: Decision, request_id: str, deny: int | None) -> Answer:
     """The refusal's own status, or `deny`, with the true one in Shield-Status."""
-    reason = decision.reason
+    status, headers, members, detail = parts_of(decision)
     # A stored answer has the status of what was stored, which may be a success: to a gateway it is a
     # conflict.
-    status = HTTPStatus.CONFLICT if reason == "idempotency_replay" else decision.status
+    if decision.reason == "idempotency_replay":
+        status = HTTPStatus.CONFLICT
     if not 400 <= status <= 599:
         status = HTTPStatus.FORBIDDEN
-    members: dict[str, object] = {"reason": reason, "request_id": request_id}
-    if violated := decision.violated:
-        members["violated-policies"] = violated
-    headers = dict(decision.headers)
-    if reason == "identity":
-        headers["WWW-Authenticate"] = CHALLENGE if decision.detail in NOTHING_PRESENTED else CHALLENGE_INVALID
-    detail = decision.detail or _DETAILS.get(reason) or f"refused: {reason}"
-    return _refusal(int(status), reason, detail, members, headers, deny)
+    members["request_id"] = request_id
+    return _refusal(int(status), decision.reason, detail, members, headers, deny)
 
 
 def _unreadable(service: Service, error: RequestError, deny: int | None) -> Answer:
@@ -218,6 +199,6 @@ def _refusal(
         detail,
         members,
         headers,
-        type=_PROBLEM_TYPES.get(status, "about:blank"),
-        title=_TITLES.get(status) or phrase(sent),
+        type=PROBLEM_TYPES.get(status, "about:blank"),
+        title=TITLES.get(status) or phrase(sent),
     )

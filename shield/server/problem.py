@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
-import msgspec
-
+from shield.problem import CONTENT_TYPE, document, encode, phrase
 from shield.server.exchange import Answer
 
-CONTENT_TYPE = "application/problem+json"
-_encode = msgspec.json.Encoder().encode
+__all__ = ["CONTENT_TYPE", "Problem", "encode", "phrase", "render"]
 
 
 class Problem(Exception):
@@ -55,32 +52,5 @@ def render(
     title: str | None = None,
 ) -> Answer:
     """An answer whose body has `type`, `title`, `status`, `detail` and the given extension members."""
-    body = {"type": type, "title": title or phrase(status), "status": status, "detail": detail, **members}
-    # A name out of the caller's own input may hold what UTF-8 cannot.
-    return Answer(status, {"Cache-Control": "no-store", **headers, "Content-Type": CONTENT_TYPE}, encode(body))
-
-
-def encode(value: Any) -> bytes:
-    """JSON, whatever text is in it: lone surrogates become question marks."""
-    try:
-        return _encode(value)
-    except UnicodeEncodeError:
-        return _encode(_printable(value))
-
-
-def _printable(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Mapping):
-        return {_printable(name): _printable(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_printable(item) for item in value]
-    return value
-
-
-def phrase(status: int) -> str:
-    """The status's own words: RFC 9457 asks for them where the type is about:blank."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"
+    body = document(status, detail, members, type=type, title=title)
+    return Answer(status, {"Cache-Control": "no-store", **headers, "Content-Type": CONTENT_TYPE}, body)
