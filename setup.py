@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 DEBUG = os.environ.get("SHIELD_DEBUG") == "1"
 SANITIZE = os.environ.get("SHIELD_SANITIZE") == "1"
@@ -42,6 +42,13 @@ extensions = [
 ]
 
 setup(
+    # bench/ is the clone's own folder and `shield bench` of an installation: it imports itself by relative names.
+    packages=[
+        *find_packages(include=["shield", "shield.*"]),
+        "shield.bench",
+        *(f"shield.bench.{name}" for name in find_packages("bench")),
+    ],
+    package_dir={"shield.bench": "bench"},
     ext_modules=cythonize(
         extensions,
         include_path=["ext"],
@@ -56,5 +63,5 @@ setup(
             "embedsignature": True,
             "embedsignature.format": "clinic",
         },
-    )
+    ),
 )

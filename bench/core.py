@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.peers import limits_fixed_window
-from bench.record import Row, interleaved
 from shield import SlidingWindow, TokenBucket
+
+from .peers import limits_fixed_window
+from .record import Row, interleaved
 
 KEYS = 5_000
 

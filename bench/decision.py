@@ -5,8 +5,9 @@ The Request is made for each call from texts built for that call, as behind a ga
 
 from __future__ import annotations
 
-from bench.record import Row, interleaved
 from shield import Policy, Request, Shield
+
+from .record import Row, interleaved
 
 SIX_LIMITS_TOML = 'version = 1\nname = "bench"\n' + "".join(
     f'[[limit]]\nname = "{name}-{kind}"\nkey = {key}\nrate = "{rate}"\nburst = {burst}\n'

@@ -6,10 +6,11 @@ from 250 addresses and ask for fifty thousand different objects, so the memory o
 
 from __future__ import annotations
 
-from bench.decision import SIX_LIMITS
-from bench.record import Row, interleaved
 from shield import Policy, Request, Shield
 from shield.detect.watch import Watch
+
+from .decision import SIX_LIMITS
+from .record import Row, interleaved
 
 TWELVE = (
     *("credential-cracking-address", "credential-cracking-account", "credential-stuffing", "object-enumeration"),

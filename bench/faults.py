@@ -11,9 +11,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from bench.record import Row
 from shield import Policy, Request, Shield
-from tests.servers import binaries, run_server
+
+from .record import Row
+from .servers import binaries, run_server
 
 DEADLINE_S = 0.02
 CALLERS = 16

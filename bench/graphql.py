@@ -13,9 +13,10 @@ from pathlib import Path
 
 import graphql
 
-from bench.record import Row, interleaved
 from shield.core.graphql import Screen
 from shield.graphql import Ceilings, GraphQLError, Pricer, Schema
+
+from .record import Row, interleaved
 
 DOCUMENTS = Path(__file__).parent / "documents"
 MEGABYTE = 1 << 20

@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from bench.record import Row, interleaved
 from shield import Policy, Request, Shield
 from shield.identity.cache import VerifiedTokens
+
+from .record import Row, interleaved
 
 LIMITS = "".join(
     f'[[limit]]\nname = "{name}-{kind}"\nkey = {key}\nrate = "{rate}"\nburst = {burst}\n'

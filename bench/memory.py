@@ -8,7 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from bench.record import Row
+from .process import shield_of
+from .record import Row
 
 _COMMON = """
 import gc, resource
@@ -39,7 +40,9 @@ print((resident() - before) / 1e6, bucket.size_bytes / 1e6)
 
 
 def _fresh(code: str) -> list[float]:
-    out = subprocess.run([sys.executable, "-c", _COMMON + code], check=True, capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", _COMMON + code], env=shield_of(), check=True, capture_output=True, text=True
+    )
     return [float(word) for word in out.stdout.split()]
 
 

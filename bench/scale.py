@@ -18,8 +18,9 @@ import random
 from collections.abc import Callable
 from time import perf_counter_ns
 
-from bench.record import Row, interleaved
 from shield import Policy, Request, Shield, TokenBucket
+
+from .record import Row, interleaved
 
 KEYS = 10_000_000
 FEW = 5_000

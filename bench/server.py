@@ -18,10 +18,11 @@ from pathlib import Path
 
 import uvloop
 
-from bench.decision import SIX_LIMITS_TOML
-from bench.load import MAX_STEAL, MAX_TRIES, Closed, Open, close, connect, pin, stolen
-from bench.peers import web_application
-from bench.record import Row
+from .decision import SIX_LIMITS_TOML
+from .load import MAX_STEAL, MAX_TRIES, Closed, Open, close, connect, pin, stolen
+from .peers import web_application
+from .process import python, shield_of
+from .record import Row
 
 CONNECTIONS = 32
 WINDOWS = 5
@@ -44,7 +45,8 @@ def requests() -> list[bytes]:
 def serving(command: list[str], port: str) -> Iterator[int]:
     """A server on its core; the port it prints."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *command],
+        command,
+        env=shield_of(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -114,10 +116,21 @@ def run(seconds: float) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="shield-bench-") as directory:
         policy = Path(directory, "policy.toml")
         policy.write_text(SIX_LIMITS_TOML)
-        serve = ["shield", "serve", "--policy", str(policy), "--listen", "127.0.0.1:0", "--admin", "none"]
+        serve = [
+            sys.executable,
+            "-m",
+            "shield",
+            "serve",
+            "--policy",
+            str(policy),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "none",
+        ]
         with (
             serving(serve, r" on http://127\.0\.0\.1:(\d+)") as ours,
-            serving([web_application.__name__, str(policy)], r"^port (\d+)") as theirs,
+            serving(python("peers.web_application", str(policy)), r"^port (\d+)") as theirs,
         ):
             cores = _cores()
             pin(LOAD_CORE)

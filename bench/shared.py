@@ -12,36 +12,20 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
-from bench.record import Row, interleaved
 from shield import Policy, Request, Shield
 from shield.store.shared import PrivateTable
+
+from .load import pin
+from .process import python, shield_of
+from .record import Row, interleaved
 
 KEYS = 5_000
 POLICY = Policy.parse(
     'version = 1\nname = "bench"\n[[limit]]\nname = "b"\nkey = ["user"]\nrate = "1000000/s"\nburst = 1_000_000_000\n'
 )
-_WORKER = """
-import sys, time
-from bench.shared import POLICY, asks
-from shield import Shield
-url, keys, core = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-try:
-    import os; os.sched_setaffinity(0, {core})
-except (AttributeError, OSError):
-    pass
-ask = asks(Shield(POLICY, url), keys)
-ask(20_000)
-print("ready", flush=True)
-for line in sys.stdin:
-    until = time.perf_counter() + float(line)
-    calls, cpu = 0, time.process_time()
-    while time.perf_counter() < until:
-        ask(2_000)
-        calls += 2_000
-    print(calls / (time.process_time() - cpu), flush=True)
-"""
 
 
 class asks:
@@ -61,7 +45,10 @@ class asks:
 @contextlib.contextmanager
 def _workers(url: str, keys: int) -> Iterator[list[subprocess.Popen[str]]]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-    running = [subprocess.Popen([sys.executable, "-c", _WORKER, url, str(keys), str(core)], **pipes) for core in (0, 1)]  # type: ignore[call-overload]
+    running = [
+        subprocess.Popen(python("shared", url, str(keys), str(core)), env=shield_of(), **pipes)  # type: ignore[call-overload]
+        for core in (0, 1)
+    ]
     try:
         for worker in running:
             assert worker.stdout.readline().strip() == "ready"
@@ -112,3 +99,22 @@ def run(seconds: float) -> list[Row]:
             "shared table of a million keys, all regions, a key", bytes_a_key, "bytes", "at most 67", bytes_a_key <= 67
         ),
     ]
+
+
+def work(url: str, keys: int, core: int) -> None:
+    """A process that decides for as long as each line of standard input says, and tells its decisions a second."""
+    pin(core)
+    ask = asks(Shield(POLICY, url), keys)
+    ask(20_000)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        until = time.perf_counter() + float(line)
+        calls, cpu = 0, time.process_time()
+        while time.perf_counter() < until:
+            ask(2_000)
+            calls += 2_000
+        print(calls / (time.process_time() - cpu), flush=True)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -19,15 +19,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.peers import redis_py_pool
-from bench.record import Row
 from shield import Policy, Request, Shield
 from shield.core import Registry
 from shield.shield import compile_policy
 from shield.store.batch import MAX_BATCH, Asked
 from shield.store.lua import CHECK
 from shield.store.redis import RedisStore
-from tests.servers import Server, binaries, run_server
+
+from .peers import redis_py_pool
+from .record import Row
+from .servers import Server, binaries, run_server
 
 KEYS = 4096
 

@@ -1,4 +1,4 @@
-"""The command line: serve, check-policy, decide, price, simulate.
+"""The command line: serve, check-policy, decide, price, simulate, bench.
 
 Exit status: 0 yes, 1 no (a policy with errors, a request refused), 2 misuse, 3 fault. What goes wrong is said
 in a sentence on standard error.
@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shield import cli_price
+from shield import cli_bench, cli_price
 from shield.cli_options import add_policy_and_store, add_serve_options
 from shield.simulate import command as simulate
 
@@ -201,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     decide.set_defaults(command=_decide)
     cli_price.add_to(commands, _new_parser)
     simulate.add_to(commands, _new_parser)
+    cli_bench.add_to(commands, _new_parser)
     return parser
 
 

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 python="$PWD/.venv/bin/python"
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
-cp -r ext shield tests setup.py pyproject.toml README.md LICENSE "$copy"/
+cp -r bench ext shield tests setup.py pyproject.toml README.md LICENSE "$copy"/
 cd "$copy"
 find . -name '*.so' -delete
 SHIELD_SANITIZE=1 "$python" setup.py --quiet build_ext --inplace >build.log 2>&1 || { tail -50 build.log; exit 1; }

@@ -26,7 +26,7 @@ LAYERS = [
         "edges",
         [
             *("shield.server", "shield.simulate", "shield.geo"),
-            *("shield.cli", "shield.cli_options", "shield.cli_price", "shield.__main__"),
+            *("shield.cli", "shield.cli_bench", "shield.cli_options", "shield.cli_price", "shield.__main__"),
         ],
     ),
 ]
@@ -112,6 +112,13 @@ def test_every_module_imports_alone():
         "    importlib.import_module(name)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, *names], check=True, cwd=ROOT)
+
+
+def test_benchmarks_import_themselves_by_relative_names():
+    """They are `bench` in a clone and `shield.bench` once installed, where there are no tests."""
+    for path in sorted((ROOT / "bench").rglob("*.py")):
+        for imported in imports_of(path):
+            assert imported.split(".")[0] not in ("bench", "tests"), f"{path.name}: write `from .module import ...`"
 
 
 def test_the_library_does_not_import_the_edges():

@@ -1,0 +1,53 @@
+"""`shield bench`: its options. What it measures with is `bench/` of a clone and `shield.bench` of an installation."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+EXAMPLES: Final = """\
+examples:
+  shield bench
+      every scenario, two seconds for each figure
+  shield bench core decision --seconds 0.5 --json now.json
+
+exit status: 0 done, 1 no (a regression, a rate that cannot be served), 2 misuse, 3 fault or interrupted
+"""
+
+
+def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """The command and its options."""
+    parser = new_parser(
+        commands.add_parser,
+        "bench",
+        help="measure this machine, and say what it can serve",
+        description="Answers the questions of a capacity planner on the hardware at hand.",
+        epilog=EXAMPLES,
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which scenarios (default: all); --list names them")
+    parser.add_argument("--list", action="store_true", help="say which scenarios there are, and what each asks")
+    parser.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="time for each figure (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine's facts there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command. ImportError when it is not installed, UsageError for a misuse."""
+    # `python -m bench` has loaded the clone's own.
+    command = sys.modules.get("bench.command") or importlib.import_module("shield.bench.command")
+    status: int = command.run(options)
+    return status
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.01 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: seconds, 0.01 to 86400")
+    return seconds
