@@ -38,6 +38,7 @@ cdef class Fields:
     cdef Py_ssize_t method_offset
     cdef Py_ssize_t agent_offset
     cdef Py_ssize_t ip_offset
+    cdef Py_ssize_t headers_offset
     # of the event at hand
     cdef Hash128 hashes[MAX_FIELDS]
     cdef int states[MAX_FIELDS]   # 0 not looked at, 1 hashed, 2 absent
@@ -75,6 +76,7 @@ cdef class Fields:
             self.offsets[i] = slot_of(cls, self.names[i]) if self.derived[i] == PLAIN else 0
         self.path_offset, self.method_offset = slot_of(cls, "path"), slot_of(cls, "method")
         self.agent_offset, self.ip_offset = slot_of(cls, "user_agent"), slot_of(cls, "ip")
+        self.headers_offset = slot_of(cls, "headers")
         self.request_type = cls
         return 0
 

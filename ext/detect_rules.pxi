@@ -161,6 +161,8 @@ cdef class Rules:
     cdef uint32_t traits(self, object request) except? 0:
         cdef object target = self.fields.target_of(request)
         cdef object agent = fact_of(request, self.fields.agent_offset, "user_agent")
+        cdef object headers = fact_of(request, self.fields.headers_offset, "headers")
+        cdef object referer
         cdef uint32_t bits = 0
         cdef Py_ssize_t size
         cdef const char *data
@@ -174,6 +176,10 @@ cdef class Rules:
                 bits |= self.static_bit
         if agent.__class__ is str:
             bits |= self.known(self.agent_traits, agent, True)
+        if headers.__class__ is dict:
+            referer = (<dict>headers).get("referer")
+            if referer.__class__ is str and "${" in <str>referer:   # what attacks on loggers write there, too
+                bits |= self.known(self.agent_traits, referer, True)
         return bits
 
     cdef uint32_t known(self, dict memo, str text, bint is_agent) except? 0:

@@ -86,7 +86,8 @@ cdef class LineReader:
         return text
 
     def read(self, bytes line):
-        """(microseconds since 1970, address, user, method, target, status, bytes, host, agent), or None."""
+        """(microseconds since 1970, address, user, method, target, status, bytes, host, agent, referer), or None. The
+        referer only where it holds "${", which no address of a page does and attacks on loggers do."""
         cdef const char *start = line
         cdef const char *end = start + len(line)
         cdef const char *at
@@ -95,7 +96,7 @@ cdef class LineReader:
         cdef int64_t now_us, size_bytes = 0
         cdef int status
         cdef Address address
-        cdef object ip, user = None, host = None, method = None, target, agent = None
+        cdef object ip, user = None, host = None, method = None, target, agent = None, referer = None
         while end > start and (end[-1] == 10 or end[-1] == 13):
             end -= 1
         if end - start > MAX_LINE_BYTES or end - start < TIME_BYTES + 12:
@@ -177,12 +178,14 @@ cdef class LineReader:
         # "referer" "agent"
         if end - at > 3 and at[0] == 32 and at[1] == 34:
             stop = quote_end(at + 2, end)
+            if stop != NULL and holds_expression(at + 2, stop):
+                referer = self.text(at + 2, stop - at - 2)
             if stop != NULL and end - stop > 3 and stop[1] == 32 and stop[2] == 34:
                 at = stop + 3
                 stop = quote_end(at, end)
                 if stop != NULL and not (stop - at == 1 and at[0] == 45):
                     agent = self.kept(at, stop - at)
-        return now_us, ip, user, method, target, status, size_bytes, host, agent
+        return now_us, ip, user, method, target, status, size_bytes, host, agent, referer
 
     cdef tuple request(self, const char *at, const char *stop):
         cdef const char *first = <const char *>memchr(at, 32, stop - at)
@@ -201,6 +204,16 @@ cdef class LineReader:
             stop = last
         return self.kept(at, first - at), self.text(first + 1, stop - first - 1)
 
+
+cdef inline bint holds_expression(const char *at, const char *end) noexcept nogil:
+    """Whether "${" is in it."""
+    while True:
+        at = <const char *>memchr(at, 36, end - at) if at < end else NULL
+        if at == NULL:
+            return False
+        at += 1
+        if at < end and at[0] == 123:
+            return True
 
 cdef inline const char *quote_end(const char *at, const char *end) noexcept nogil:
     """The closing quote; a quote behind a backslash is part of the text."""

