@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+import time
 
 from shield.server.sockets import UsageError
 
-from . import machine, scenarios
-from .record import Row
+from . import compare, machine, repeats, results, scenarios, table
+from .results import Results
 from .scenarios import SCENARIOS
+
+NO, FAULT = 1, 3
+AGAINST_REPEATS = 12
 
 
 def run(options: argparse.Namespace) -> int:
@@ -20,21 +23,63 @@ def run(options: argparse.Namespace) -> int:
         for name, scenario in SCENARIOS.items():
             print(f"{name:<{width}}  {scenario.asks}")
         return 0
+    if options.compare is not None:
+        before, after = (results.read(path) for path in options.compare)
+        return _compared(before, after, options.least)
     for name in options.names:
         if name not in SCENARIOS:
             raise UsageError(f"no benchmark called {name!r}; there are {', '.join(SCENARIOS)}")
-    rows: list[Row] = []
-    for name in options.names or SCENARIOS:
-        print(f"{name} ...", end="\r", file=sys.stderr, flush=True)
-        try:
-            rows += scenarios.run(name, options.seconds)
-        except scenarios.Missing as missing:
-            print(f"{name}: skipped, {missing}", file=sys.stderr)
-    width = max((len(row.what) for row in rows), default=0)
-    for row in rows:
-        target = f"   wanted {row.wanted}: {'yes' if row.met else 'NO'}" if row.wanted else ""
-        print(f"{row.what:<{width}}  {row.value:>12,.1f} {row.unit}{target}")
-    if options.json:
-        record = {"machine": machine.facts(), "rows": [row._asdict() for row in rows]}
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
-    return 0
+    return _against(options) if options.against is not None else _measured(options)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "names": options.names or list(SCENARIOS),
+        "seconds": options.seconds,
+        "seed": options.seed,
+        "repeats": 1,
+        "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _measured(options: argparse.Namespace) -> int:
+    names, settings = options.names or list(SCENARIOS), _settings(options)
+    count = options.repeats or 1
+    with table.Progress(len(names) * count) as progress:
+        if count > 1:
+            (found,) = repeats.run(names, settings, [None], count, progress)
+        else:
+            found = Results(machine.facts(), settings)
+            try:
+                for name in names:
+                    progress.step(name)
+                    scenarios.run(name, options.seconds, options.seed, found)
+            except KeyboardInterrupt:
+                found.interrupted = True
+    _write(options, found)  # first: whoever reads the table may stop reading it
+    print(table.figures(found))
+    return FAULT if found.interrupted else 0
+
+
+def _against(options: argparse.Namespace) -> int:
+    names, count = options.names or ["core"], options.repeats or AGAINST_REPEATS
+    if count < compare.MIN_SAMPLES:
+        raise UsageError(f"--repeats {count}: --against needs at least {compare.MIN_SAMPLES} of each to tell anything")
+    with table.Progress(len(names) * count) as progress:
+        before, after = repeats.run(names, _settings(options), [options.against, None], count, progress)
+    _write(options, after)
+    status = _compared(before, after, options.least)
+    return FAULT if after.interrupted else status
+
+
+def _write(options: argparse.Namespace, found: Results) -> None:
+    if options.json is not None:
+        results.write(options.json, found.text())
+        if found.interrupted:
+            print(f"shield: interrupted; {len(found.rows)} figures are in {options.json}", file=sys.stderr)
+
+
+def _compared(before: Results, after: Results, least: float) -> int:
+    comparison = compare.compare(before, after, least)
+    print(table.changes(comparison))
+    return NO if comparison.regressions else 0

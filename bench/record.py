@@ -7,7 +7,9 @@ import operator
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from . import turns
 
 
 class Measured(float):
@@ -61,6 +63,25 @@ class Row(NamedTuple):
     met: bool = True
 
 
+class Series(NamedTuple):
+    """Points of one plot."""
+
+    what: str
+    kind: str
+    """What the plot is of, and so what its points hold: "load", "percentiles", "scaling", "peers", "time"."""
+    points: list[dict[str, Any]]
+
+
+class Skipped(NamedTuple):
+    """What was not measured, and why not."""
+
+    what: str
+    why: str
+
+
+Found = Row | Series | Skipped
+
+
 def pace() -> None:
     """A fixed piece of interpreter work, some 100 us, that says how fast the machine is just now."""
     table: dict[str, int] = {}
@@ -80,11 +101,13 @@ def interleaved(works: Sequence[Callable[[int], None]], calls: Sequence[int], se
     gc.disable()
     try:
         until = time.perf_counter() + seconds * len(works)
-        while time.perf_counter() < until or len(taken[0]) < 5:
+        in_turns = turns.shared()  # then both processes take as many
+        while len(paces) < turns.BLOCKS if in_turns else time.perf_counter() < until or len(paces) < 5:
             start = time.thread_time_ns()
             pace()
             paces.append(time.thread_time_ns() - start)
             for i, work in enumerate(works):
+                turns.next_turn()
                 start = time.thread_time_ns()
                 work(calls[i])
                 taken[i].append((time.thread_time_ns() - start) / calls[i])

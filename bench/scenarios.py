@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from typing import NamedTuple
 
-from .record import Row
+from .record import Skipped
+from .results import Results
 
 
 class Scenario(NamedTuple):
@@ -13,7 +15,7 @@ class Scenario(NamedTuple):
 
     asks: str
     modules: tuple[str, ...]
-    """Each has `run(seconds) -> rows`."""
+    """Each has `run(seconds)`, or `run(seconds, seed)` where chance has a part."""
 
 
 SCENARIOS = {
@@ -31,16 +33,12 @@ SCENARIOS = {
 }
 
 
-class Missing(Exception):
-    """A scenario needs something that this machine does not have; the text says what."""
-
-
-def run(name: str, seconds: float) -> list[Row]:
-    """The scenario's figures. Missing when a package that it needs is not installed."""
-    rows: list[Row] = []
+def run(name: str, seconds: float, seed: int, results: Results) -> None:
+    """Adds what the scenario found. What needs a package that is not installed is skipped and says so."""
     for module in SCENARIOS[name].modules:
         try:
-            rows += import_module(f".{module}", __package__).run(seconds)
+            ask = import_module(f".{module}", __package__).run
+            results.add(name, ask(seconds, seed) if len(inspect.signature(ask).parameters) > 1 else ask(seconds))
         except ModuleNotFoundError as error:
-            raise Missing(f"needs {error.name}: pip install 'shield-limiter[bench]'") from error
-    return rows
+            why = f"{error.name} is not installed: pip install 'shield-limiter[bench]'"
+            results.add(name, [Skipped(f"{name} ({module})", why)])

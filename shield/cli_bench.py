@@ -14,6 +14,10 @@ examples:
   shield bench
       every scenario, two seconds for each figure
   shield bench core decision --seconds 0.5 --json now.json
+  shield bench --compare before.json now.json
+      what changed beyond the noise
+  shield bench core --against ../main --repeats 10
+      this code and that of another checkout in turns, a process for each sample
 
 exit status: 0 done, 1 no (a regression, a rate that cannot be served), 2 misuse, 3 fault or interrupted
 """
@@ -32,7 +36,23 @@ def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) ->
     parser.add_argument("names", nargs="*", metavar="NAME", help="which scenarios (default: all); --list names them")
     parser.add_argument("--list", action="store_true", help="say which scenarios there are, and what each asks")
     parser.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="time for each figure (default: 2)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of keys and arrivals (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine's facts there")
+    parser.add_argument(
+        "--repeats", type=_repeats, metavar="N", help="each scenario in N processes of its own (default: in this one)"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="two files of --json: what changed"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="TREE",
+        help="measure another built checkout in turns with this one (default: core, 12 repeats) and compare",
+    )
+    parser.add_argument(
+        "--least", type=_part, default=0.05, metavar="PART", help="the least change that counts (default: 0.05)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,3 +71,19 @@ def _seconds(text: str) -> float:
     if not 0.01 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: seconds, 0.01 to 86400")
     return seconds
+
+
+def _repeats(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: 1 to 1000")
+    return int(text)
+
+
+def _part(text: str) -> float:
+    try:
+        part = float(text)
+    except ValueError:
+        part = -1.0
+    if not 0 <= part < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a part of one, 0 to below 1")
+    return part

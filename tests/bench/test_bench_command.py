@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from bench.process import python, shield_of
+from bench.record import Measured, Row
+from bench.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +35,55 @@ def test_misuse_is_2_and_names_what_there_is():
         done = run(sys.executable, "-m", "bench", wrong)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
+
+
+def test_files_are_compared_and_a_regression_is_1(tmp_path):
+    slow, fast = tmp_path / "slow.json", tmp_path / "fast.json"
+    for path, value in ((fast, 100.0), (slow, 200.0)):
+        found = Results({"cpu": "x"}, {"repeats": 10})
+        found.add("core", [Row("allow", Measured([value + i for i in range(10)]), "ns")])
+        path.write_text(found.text())
+    for pair, status, said in (
+        ((fast, slow), 1, "REGRESSION"),
+        ((slow, fast), 0, "better"),
+        ((fast, fast), 0, "no change: 1"),
+    ):
+        done = run(sys.executable, "-m", "bench", "--compare", *map(str, pair))
+        assert (done.returncode, done.stderr) == (status, "")
+        assert said in done.stdout
+    slow.write_text('{"version": 0}')
+    done = run(sys.executable, "-m", "bench", "--compare", str(fast), str(slow))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "version 0" in done.stderr
+
+
+def test_two_checkouts_take_turns():
+    done = run(sys.executable, "-m", "bench", "decision", "--against", ".", "--repeats", "5", "--least", "0.9")
+    assert done.returncode == 0, done.stderr
+    assert "no change: 5 of 5 figures" in done.stdout
+    done = run(sys.executable, "-m", "bench", "decision", "--against", "/absent", "--repeats", "5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no checkout of Shield is there" in done.stderr
+
+
+def test_interrupted_it_writes_what_was_measured(tmp_path):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench", "decision", "graphql", "--seconds", "0.01", "--json", str(file)]
+    code = (
+        "import runpy, sys; from bench import scenarios\n"
+        "before = scenarios.run\n"
+        "def run(name, *rest):\n"
+        "    if name == 'graphql': raise KeyboardInterrupt\n"
+        "    before(name, *rest)\n"
+        "scenarios.run = run\n"
+        f"sys.argv = {command[2:]!r}\n"
+        "runpy.run_module('bench', run_name='__main__')"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.returncode == 3
+    assert "interrupted; 5 figures are in" in done.stderr
+    told = json.loads(file.read_text())
+    assert (told["interrupted"], len(told["rows"])) == (True, 5)
 
 
 def test_the_list_says_what_each_scenario_asks():
