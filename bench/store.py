@@ -57,7 +57,7 @@ def commands(store: RedisStore, of: Policy, checks_each: int) -> list[bytes]:
     compiled = compile_policy(of, Registry())
     asked = [Asked(store._forms.step(compiled.charges(request(i))), _NOBODY, 0.0, None) for i in range(KEYS)]
     batches = [asked[at : at + checks_each] for at in range(0, KEYS, checks_each)]
-    return [store._primary.batcher._encode(batch) for batch in batches]
+    return [store._servers.batcher._encode(batch) for batch in batches]
 
 
 _NOBODY: Any = None

@@ -8,6 +8,7 @@ stands in for it as each limit's `when_store_fails` says, and the decision says 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,6 +22,7 @@ from shield.errors import PolicyError, PolicyIssue, ShieldError, StoreError
 from shield.guard.graphql import PriceGuard
 from shield.keeper import Keeper
 from shield.policy import Policy
+from shield.policy.model import CONCURRENCY
 from shield.receipt import Handles, limit_digest
 from shield.request import Request
 from shield.sequel import Sequel
@@ -82,7 +84,7 @@ class Shield(Sequel):
             from shield.store.standin import StandIn
 
             self._standin = StandIn(self._local.table, partial(compile_policy, registry=self._local.registry))
-        self._telling = False
+        self._paying: asyncio.Task[None] | None = None  # tells the store what it does not know of
         self._clock = clock
         self._trace = trace
         self._gate: Gate | None = None
@@ -167,6 +169,8 @@ class Shield(Sequel):
         if self._keeper is not None:
             await self._keeper.stop()
             self._keeper = None
+        if self._paying is not None:
+            self._paying.cancel()
         await self.store.close()
 
     @property
@@ -198,39 +202,51 @@ class Shield(Sequel):
         if len(charges) == 0:
             self._table.apply(charges)
             return self._conclude(charges)
-        standin = self._standin
-        if standin is not None and standin.owing and await self._joins_back(standin):
-            return self._conclude(self._alone(standin, request))
+        standin, remote = self._standin, self._remote
+        if standin is not None and standin.owing and not await self._joins_back(standin, charges):
+            return self._conclude(self._alone(standin, charges))
         try:
             await self.store.apply(charges)
         except StoreError:
             if standin is not None:
-                return self._conclude(self._alone(standin, request))
+                return self._conclude(self._alone(standin, charges))
             self._table.apply(charges, degraded=True)
         else:
-            if standin is not None:
-                standin.store_answers()
+            if standin is not None and remote is not None:
+                standin.store_answers(remote.places(charges) if standin.stands_in else ())
         if self._handles is None and not charges.degraded:
             await self._agree_on_secret()
         return self._conclude(charges)
 
-    def _alone(self, standin: StandIn, request: Request) -> Charges:
+    def _alone(self, standin: StandIn, charges: Charges) -> Charges:
         """The step of this node's share, while the store is away."""
+        assert self._remote is not None
         nodes = getattr(self._remote, "nodes", 1)
-        return standin.decide(request, self.policy, nodes, self._address)
+        return standin.decide(charges.request, self.policy, nodes, self._remote.places(charges), self._debt_key)
 
-    async def _joins_back(self, standin: StandIn) -> bool:
-        """Whether the store is still to hear what was admitted without it: until then this node decides alone. One
-        request in a while tells it; the others are not kept waiting.
+    async def _joins_back(self, standin: StandIn, charges: Charges) -> bool:
+        """Whether the store knows of all that was admitted without it on a request's buckets, at the latest now. Until
+        then this node decides for them alone. The debts of other buckets are paid beside it.
         """
-        if self._telling or not self.store.ready:
-            return True
-        self._telling = True
+        if self._paying is None and self.store.ready:
+            self._paying = asyncio.get_running_loop().create_task(self._pay_all(standin))
+        keys = [key for i in range(len(charges)) if (key := self._debt_key(charges, i)) is not None]
+        return await standin.pay(self.store, self._compiled, keys)
+
+    async def _pay_all(self, standin: StandIn) -> None:
+        assert self._remote is not None
+        remote = self._remote
         try:
-            await standin.pay(self.store, self._compiled)
+            await standin.pay_all(self.store, self._compiled, lambda key: remote.place(key[1]))
         finally:
-            self._telling = False
-        return standin.owing
+            self._paying = None
+
+    def _debt_key(self, charges: Charges, i: int) -> tuple[str, bytes] | None:
+        """By what the store is told of a charge that it did not decide; None where it is not."""
+        limit = charges.limit(i)
+        if limit.algorithm == CONCURRENCY or limit.when_store_fails != "local":
+            return None
+        return limit.identity, self._address(charges, i)
 
     def _decide_elsewhere(self, request: Request) -> Decision:
         if not self.store.local:

@@ -7,7 +7,7 @@ imports redis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -104,6 +104,12 @@ class RemoteStore(Store, Protocol):
     def address(self, bucket: Bucket) -> bytes:
         """The 16 bytes that name a charge's bucket, the same on every node."""
 
+    def places(self, charges: Charges) -> Iterable[int]:
+        """Which parts of the store a request needs, where it may be away in part."""
+
+    def place(self, address: bytes) -> int:
+        """Which part of the store holds a bucket."""
+
     async def shared_secret(self) -> bytes:
         """32 bytes that all nodes of this store agree on, for sealing receipts."""
 
@@ -132,11 +138,11 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
         from shield.store.shared import SharedStore
 
         return SharedStore(url, clock=clock)
-    if parts.scheme in ("redis", "rediss", "unix", "redis+sentinel"):
+    if parts.scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
         from shield.store.redis import RedisStore
 
         return RedisStore(url, clock=clock)
     raise StoreURLError(
-        f"no store for {parts.scheme}://; known are memory://, shared://NAME, redis://, rediss://, unix:// and "
-        "redis+sentinel://"
+        f"no store for {parts.scheme}://; known are memory://, shared://NAME, redis://, rediss://, unix://, "
+        "redis+sentinel:// and redis+cluster://"
     )

@@ -13,6 +13,7 @@ at once: a queue that is longer than the deadline serves nobody.
 from __future__ import annotations
 
 import asyncio
+import copy
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -41,9 +42,18 @@ Late = Callable[[Step, Outcome], None]
 class Asked:
     """One request, and who waits for it."""
 
-    __slots__ = ("around_us", "deadline", "future", "step")
+    __slots__ = ("around_us", "asking", "deadline", "future", "step")
 
-    def __init__(self, step: Step, future: asyncio.Future[Outcome], deadline: float, around_us: int | None) -> None:
+    def __init__(
+        self,
+        step: Step,
+        future: asyncio.Future[Outcome],
+        deadline: float,
+        around_us: int | None,
+        asking: bool = False,
+    ) -> None:
+        self.asking = asking
+        """Of a slot that is on its way to this server: the command has to say so."""
         self.step = step
         self.future = future
         self.deadline = deadline
@@ -56,7 +66,7 @@ class Batch(Call):
     __slots__ = ("_owner", "asked")
 
     def __init__(self, asked: list[Asked], payload: bytes, owner: Batcher) -> None:
-        super().__init__(payload, asked[0].deadline)
+        super().__init__(payload, asked[0].deadline, asking=asked[0].asking)
         self.asked = asked
         self.size = len(asked)
         self._owner = owner
@@ -94,7 +104,9 @@ class Batcher:
     def waiting(self) -> int:
         return len(self._queue)
 
-    def submit(self, step: Step, deadline: float, around_us: int | None = None) -> asyncio.Future[Outcome]:
+    def submit(
+        self, step: Step, deadline: float, around_us: int | None = None, *, asking: bool = False
+    ) -> asyncio.Future[Outcome]:
         """The future brings what became of the step, or a StoreError. Raises StoreError at once, having sent
         nothing, when no connection is up or too many wait already.
         """
@@ -105,7 +117,7 @@ class Batcher:
         if waiting >= self._max_waiting and waiting + self._link.in_flight >= 2 * self._max_waiting:
             raise StoreError(f"{waiting + self._link.in_flight} requests are waiting for the store already")
         future: asyncio.Future[Outcome] = loop.create_future()
-        self._queue.append(Asked(step, future, deadline, around_us))
+        self._queue.append(Asked(step, future, deadline, around_us, asking))
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
@@ -130,6 +142,8 @@ class Batcher:
                 break
             batch: list[Asked] = []
             while queue and len(batch) < max(room, 1):
+                if batch and not _together(batch[0], queue[0]):
+                    break
                 asked = queue.popleft()
                 if not asked.future.done():
                     batch.append(asked)
@@ -201,7 +215,12 @@ class Batcher:
 
     def failed(self, batch: Sequence[Asked], error: StoreError) -> None:
         """An error of its own for everybody who waits: a traceback belongs to one caller."""
-        kind, text = type(error), str(error)
         for asked in batch:
             if not asked.future.done():
-                asked.future.set_exception(kind(text))
+                asked.future.set_exception(copy.copy(error))
+
+
+def _together(first: Asked, other: Asked) -> bool:
+    """Whether two requests may share a command: a script's keys all lie in one slot of a cluster."""
+    one, two = first.step, other.step
+    return one.slot == two.slot and first.asking == other.asking and not (one.alone or two.alone)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from shield.policy.model import Numbers
-from shield.store.steps import BUCKET, OUTCOME, SLIDING, Form, Step
+from shield.store.steps import OUTCOME, Form, Step, aged
 
 # The bound on how long another node's refund may go unseen, and so on how rarely an attacked key asks: once a second.
 LONGEST_US: Final = 1_000_000
@@ -66,23 +66,6 @@ class Refusal(NamedTuple):
     states: list[State]
 
 
-def _aged(state: tuple[int, ...], form: Form, numbers: Numbers, now_us: int) -> tuple[int, ...]:
-    """A state as it is at `now_us`, which is no more than a second after it was counted."""
-    if form.kind == BUCKET:
-        verdict, units, ticks, at_us, _ = state
-        if now_us > at_us:
-            left = max(0, units * numbers.refill_us + ticks - numbers.refill_units * (now_us - at_us))
-            units, ticks = divmod(left, numbers.refill_us)
-            at_us = now_us
-        return verdict, units, ticks, at_us, 0
-    verdict, cur, _, _, end_us = state
-    if form.kind == SLIDING and now_us >= end_us:
-        # Refused on into the next window, by what still counts of this one.
-        length_us = form.limit.window_us or 0
-        return verdict, 0, cur, end_us, end_us + length_us
-    return state
-
-
 class Denials:
     """Refusals of the last second, by cell and section."""
 
@@ -117,7 +100,7 @@ class Denials:
         instant_us = min(denial.now_us + now_us - denial.heard_us for _, _, _, denial in refusing)
         states: list[State] = [None] * len(step.shape)
         for i, form, numbers, denial in refusing:
-            states[i] = _aged(denial.state, form, numbers, instant_us)
+            states[i] = aged(denial.state, form, numbers, instant_us)
         return Refusal(instant_us, states)
 
     def note(

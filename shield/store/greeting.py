@@ -12,18 +12,31 @@ from shield.store.lua import SCRIPTS, Script
 from shield.store.resp import encode
 from shield.store.steps import VERSION
 
-# All that Shield's account may do, after "reset on >PASSWORD". Without INFO it works as well, and warns of nothing.
+# All that Shield's account may do, after "reset on >PASSWORD". Without INFO it works as well, and warns of nothing;
+# the last two are for a cluster.
 ACL_RULES: Final = (
     "~{prefix}:* -@all +evalsha +eval +script|load +set +get +mget +exists +zcount +zrangebyscore +zadd +zrange"
     " +zremrangebyscore +zrem +zcard +pexpire +time +role +info +select +ping +client|setinfo +hello"
+    " +cluster|slots +asking"
 )
 
 
 def greeting(version_key: bytes) -> list[Greeting]:
-    """The commands, each with what judges its reply, by raising."""
+    """The commands for a server that holds everything, each with what judges its reply, by raising."""
     return [
-        *((load_command(script), _loaded) for script in SCRIPTS),
-        (encode((b"ROLE",)), _is_primary),
+        *introduction(),
+        *version_of(version_key),
+    ]
+
+
+def introduction() -> list[Greeting]:
+    """What is asked of any server."""
+    return [*((load_command(script), _loaded) for script in SCRIPTS), (encode((b"ROLE",)), _is_primary)]
+
+
+def version_of(version_key: bytes) -> list[Greeting]:
+    """What is asked of the server that knows which layout the states have."""
+    return [
         (encode((b"SET", version_key, b"%d" % VERSION, b"NX")), _written),
         (encode((b"GET", version_key)), _same_version),
     ]

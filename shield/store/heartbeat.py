@@ -31,9 +31,11 @@ return redis.call('ZCARD', KEYS[1])
 
 
 class Heartbeat:
-    """This node's sign of life. `ask` sends one encoded command and brings its reply, or a StoreError."""
+    """This node's sign of life. `ask` sends one encoded command about a key and brings its reply, or a
+    StoreError.
+    """
 
-    def __init__(self, key: bytes, ask: Callable[[bytes], Awaitable[Any]]) -> None:
+    def __init__(self, key: bytes, ask: Callable[[bytes, bytes], Awaitable[Any]]) -> None:
         self._key = key
         self._ask = ask
         self._id = os.urandom(8).hex().encode()
@@ -54,13 +56,13 @@ class Heartbeat:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             with contextlib.suppress(StoreError):
-                await self._ask(encode((b"ZREM", self._key, self._id)))
+                await self._ask(encode((b"ZREM", self._key, self._id)), self._key)
 
     async def beat(self) -> None:
         """One sign of life."""
         lifetime = b"%d" % LIFETIME_US
         with contextlib.suppress(StoreError):
-            count = await self._ask(encode((b"EVAL", _SCRIPT, b"1", self._key, self._id, lifetime)))
+            count = await self._ask(encode((b"EVAL", _SCRIPT, b"1", self._key, self._id, lifetime)), self._key)
             if isinstance(count, int) and count > 0:
                 self.nodes = count
 

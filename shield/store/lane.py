@@ -19,8 +19,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
+    MovedError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -29,6 +31,7 @@ from redis.exceptions import (
 )
 
 from shield.errors import StoreError, StoreProtocolError
+from shield.store.resp import encode
 
 # Where a server is busy, loading or in the middle of a failover, the same command may succeed later.
 _PASSING: Final = (
@@ -39,8 +42,9 @@ _PASSING: Final = (
     "MASTERDOWN",
     "UNKILLABLE",
     "CLUSTERDOWN",
-    "TRYAGAIN",
 )
+# Lets the next command use a slot that is on its way to the server.
+ASKING: Final = encode((b"ASKING",))
 # A server that restarts is found again within milliseconds, one that stays away is asked once a second.
 BACKOFF_S: Final = (0.01, 1.0)
 # A healthy life of a connection after which its loss is an accident and the first new try needs no wait.
@@ -57,6 +61,18 @@ class ScriptMissing(StoreError):
 
 class OutOfMemory(StoreError):
     """The server is at its maxmemory and refused to write: nothing was done."""
+
+
+class Moved(StoreError):
+    """A cluster's slot is served elsewhere: nothing was done. `ask`: for this request alone, the slot is on its way."""
+
+    def __init__(self, message: str, slot: int = -1, host: str = "", port: int = 0, *, ask: bool = False) -> None:
+        super().__init__(message)
+        self.slot, self.host, self.port, self.ask = slot, host, port, ask
+
+
+class Unsettled(StoreError):
+    """The keys of one request lie on two servers, because their slot is on its way: nothing was done."""
 
 
 class Transport(Protocol):
@@ -84,12 +100,14 @@ class Owner(Protocol):
 class Call:
     """One command on its way, and who waits for its reply."""
 
-    __slots__ = ("deadline", "payload", "sent_at", "size")
+    __slots__ = ("before", "deadline", "payload", "sent_at", "size")
 
-    def __init__(self, payload: bytes, deadline: float) -> None:
-        self.payload = payload
+    def __init__(self, payload: bytes, deadline: float, *, asking: bool = False) -> None:
+        self.payload = ASKING + payload if asking else payload
         self.deadline = deadline
         self.sent_at = 0.0
+        self.before = int(asking)
+        """How many replies come before the one that counts."""
         self.size = 1
         """How many requests it decides."""
 
@@ -112,9 +130,16 @@ class Single(Call):
     __slots__ = ("context", "future", "late")
 
     def __init__(
-        self, future: asyncio.Future[Any], payload: bytes, deadline: float, late: Late | None, context: Any
+        self,
+        future: asyncio.Future[Any],
+        payload: bytes,
+        deadline: float,
+        late: Late | None,
+        context: Any,
+        *,
+        asking: bool = False,
     ) -> None:
-        super().__init__(payload, deadline)
+        super().__init__(payload, deadline, asking=asking)
         self.future = future
         self.late = late
         self.context = context
@@ -142,7 +167,12 @@ def translate(error: Exception) -> StoreError:
         return ScriptMissing("the server does not know the script")
     if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
         return OutOfMemory(f"the server is out of memory: {error}")
-    passing = isinstance(error, (ClusterDownError, TryAgainError)) or _is_read_only(error)
+    if isinstance(error, AskError):  # a MovedError is one, too
+        ask = not isinstance(error, MovedError)
+        return Moved(f"slot {error.slot_id} is elsewhere", error.slot_id, error.host, int(error.port), ask=ask)
+    if isinstance(error, TryAgainError):
+        return Unsettled(f"the server cannot answer now: {error}")
+    passing = isinstance(error, ClusterDownError) or _is_read_only(error)
     if passing or str(error).startswith(_PASSING):
         return StoreError(f"the server cannot answer now: {error}")
     return StoreProtocolError(f"the server refused: {error}")
@@ -266,6 +296,9 @@ class Lane:
                 reply = error
             if not self.owed:
                 raise StoreProtocolError("the server sent something that nobody had asked for")
+            if self.owed[0].before:
+                self.owed[0].before -= 1
+                continue
             call = self.owed.popleft()
             self.in_flight -= call.size
             call.answer(reply)

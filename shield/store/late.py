@@ -15,9 +15,10 @@ from shield.store import Settlement, SettlementEntry
 from shield.store.link import Link
 from shield.store.lua import RELEASE, SETTLE
 from shield.store.resp import evalsha
-from shield.store.steps import OUTCOME, PLACES, Forms, Step, pack_settle
+from shield.store.steps import OUTCOME, PLACES, UNDO, Forms, Step, pack_settle
 
 TAKEN, FITS, SETTLED = 1, 0, 1
+Outcome = tuple[int, int, list[int]]
 
 
 class LateReplies:
@@ -39,31 +40,20 @@ class LateReplies:
         self._forget = forget
         self.counts = dict.fromkeys(("late_taken", "late_given_back", "late_lost"), 0)
 
-    def came(self, step: Step, outcome: tuple[int, int, list[int]]) -> None:
+    def came(self, step: Step, outcome: Outcome) -> None:
         """What became of a request that nobody waits for any more. Never raises."""
-        now_us, status, states = outcome
-        if status != TAKEN:
+        if outcome[1] != TAKEN:
             return
         self.counts["late_taken"] += 1
-        entries = []
-        places = []
-        for i in range(len(step.shape)):
-            bucket = step.charges.bucket(i)
-            form = self._forms.of(bucket.limit)
-            if states[OUTCOME * i] != FITS or bucket.cost == 0:
-                continue
-            address = form.address(bucket.partition)
-            if form.kind == PLACES:
-                places.append((form.key(address), step.charges.lease_id(i).encode()))
-            else:
-                start_us = states[OUTCOME * i + 3]
-                entries.append(SettlementEntry(bucket.limit, address, bucket.cost, 0, start_us, numbers=bucket.numbers))
+        back, places = what_it_took(self._forms, step, outcome)
         instant = self._instant()
-        if entries:
-            back = Settlement(b"", 0, now_us, tuple(entries))
+        if back is not None:
             self._forget(back)
             self._give_back(
-                settle_command(self._forms, back, instant, slack_ms=self._slack_ms, once=False, around_us=now_us), back
+                settle_command(
+                    self._forms, back, instant, slack_ms=self._slack_ms, mode=UNDO, around_us=back.charged_at_us
+                ),
+                back,
             )
         if places:
             keys, ids = [key for key, _ in places], [lease_id for _, lease_id in places]
@@ -86,14 +76,37 @@ class LateReplies:
         self.counts["late_given_back" if done else "late_lost"] += 1
 
 
+def what_it_took(
+    forms: Forms, step: Step, outcome: Outcome, *, but_penalties: bool = False
+) -> tuple[Settlement | None, list[tuple[bytes, bytes]]]:
+    """What a step that took would have to give back: units, and places as (key, lease id). `but_penalties`: not what
+    its limits take from a refused request as well.
+    """
+    now_us, _, states = outcome
+    entries = []
+    places = []
+    for i in range(len(step.shape)):
+        bucket = step.charges.bucket(step.of[i])
+        form = forms.of(bucket.limit)
+        if states[OUTCOME * i] != FITS or bucket.cost == 0 or (but_penalties and step.shape.penalised(i)):
+            continue
+        address = form.address(bucket.partition)
+        if form.kind == PLACES:
+            places.append((form.key(address), step.charges.lease_id(step.of[i]).encode()))
+        else:
+            start_us = states[OUTCOME * i + 3]
+            entries.append(SettlementEntry(bucket.limit, address, bucket.cost, 0, start_us, numbers=bucket.numbers))
+    return Settlement(b"", 0, now_us, tuple(entries)) if entries else None, places
+
+
 def has_reply(future: asyncio.Future[Any] | None) -> TypeGuard[asyncio.Future[Any]]:
     """Whether a future has brought what was asked for."""
     return future is not None and future.done() and not future.cancelled() and future.exception() is None
 
 
 def settle_command(
-    forms: Forms, settlement: Settlement, instant: bytes, *, slack_ms: int, once: bool, around_us: int
+    forms: Forms, settlement: Settlement, instant: bytes, *, slack_ms: int, mode: int, around_us: int
 ) -> bytes:
     """settle.lua for one settlement."""
-    keys, blob = pack_settle(forms, settlement, slack_ms=slack_ms, once=once, around_us=around_us)
+    keys, blob = pack_settle(forms, settlement, slack_ms=slack_ms, mode=mode, around_us=around_us)
     return evalsha(SETTLE.sha, keys, (blob, instant))

@@ -135,15 +135,19 @@ class Link:
         """How many requests may be sent now, on the connection that would take them."""
         return max((self._max_in_flight - lane.in_flight for lane in self._lanes if lane.up), default=0)
 
-    def request(self, payload: bytes, late: Late | None = None, context: Any = None) -> asyncio.Future[Any]:
+    def request(
+        self, payload: bytes, late: Late | None = None, context: Any = None, *, asking: bool = False
+    ) -> asyncio.Future[Any]:
         """Sends one encoded command; the future brings its reply or a StoreError, within the deadline.
 
-        `late(reply, context)` is called instead when a reply comes after the future was done: timed out or
-        cancelled. Raises StoreError at once, having sent nothing, when no connection is up or all are full.
+        `late(reply, context)` is called instead when a reply comes after the future was done: timed out or cancelled.
+        `asking`: the command is of a slot that is on its way to the server. Raises StoreError at once, having sent
+        nothing, when no connection is up or all are full.
         """
         if self.loop is None:
             raise StoreError(self.why_not())
-        call = Single(self.loop.create_future(), payload, self.loop.time() + self._deadline_s, late, context)
+        deadline = self.loop.time() + self._deadline_s
+        call = Single(self.loop.create_future(), payload, deadline, late, context, asking=asking)
         self.send(call)
         return call.future
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
 from shield.store.batch import Batcher, Outcome
 from shield.store.breaker import Breaker
-from shield.store.greeting import greeting, load_command
+from shield.store.greeting import load_command
 from shield.store.instants import Instants, monotonic_us
-from shield.store.lane import OutOfMemory, ScriptMissing, Transport
+from shield.store.lane import Greeting, Moved, OutOfMemory, ScriptMissing, Transport, Unsettled
 from shield.store.late import LateReplies, has_reply
 from shield.store.link import Link
 from shield.store.lua import SCRIPTS
@@ -32,7 +32,9 @@ REFUSED, TAKEN, FULL, MISPLACED, FOREIGN = 0, 1, 2, 3, 4
 
 
 class Primary:
-    """A server, by a few connections. `make` makes one of them; `forget` hears of buckets that get something back."""
+    """A server, by a few connections. `make` makes one of them, `greeting` is what each begins with; `forget` hears of
+    buckets that get something back. `undo` gives back what a late reply took, where that is not for this server alone.
+    """
 
     def __init__(
         self,
@@ -43,6 +45,8 @@ class Primary:
         *,
         where: str,
         forget: Callable[[Settlement], None],
+        undo: Callable[[Step, Outcome], None] | None = None,
+        greeting: Sequence[Greeting],
         breaker: Breaker | None = None,
     ) -> None:
         self.where = where
@@ -55,7 +59,7 @@ class Primary:
             deadline_s=self._deadline_s,
             connect_timeout_s=target.connect_timeout_us / 1_000_000,
             max_in_flight=target.max_in_flight,
-            greeting=greeting(forms.version_key),
+            greeting=greeting,
         )
         slack_ms = target.ttl_slack_us // 1000
         self.late = LateReplies(self.link, forms, slack_ms=slack_ms, instant=instants.wire, forget=forget)
@@ -63,10 +67,11 @@ class Primary:
             self.link,
             slack_ms=slack_ms,
             max_waiting=target.connections * target.max_in_flight,
-            late=self.late.came,
+            late=self._came_late,
             around_us=instants.around_us,
         )
         self.batcher.instant = instants.wire
+        self._undo = undo
         self._loading: asyncio.Task[None] | None = None
         self.script_reloads = 0
 
@@ -82,6 +87,11 @@ class Primary:
             self._loading.cancel()
         self.batcher.close()
         await self.link.close()
+
+    @property
+    def up(self) -> bool:
+        """Whether a connection is up."""
+        return self.link.up > 0
 
     @property
     def ready(self) -> bool:
@@ -105,18 +115,19 @@ class Primary:
 
     # ---- the step ------------------------------------------------------------------------------------------
 
-    async def decide(self, step: Step) -> Outcome:
+    async def decide(self, step: Step, deadline: float | None = None, *, asking: bool = False) -> Outcome:
         """What became of one request. Whatever takes more than one command still ends with the first's deadline."""
-        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + self._deadline_s
         around_us = None
         for _ in range(2):
             try:
-                outcome = await self._try(step, deadline, around_us)
+                outcome = await self._try(step, deadline, around_us, asking)
             except ScriptMissing:
                 # It proves that nothing was done: load the scripts and ask again, once.
                 async with self._until(deadline):
                     await self._reload()
-                outcome = await self._try(step, deadline, around_us)
+                outcome = await self._try(step, deadline, around_us, asking)
             if outcome[1] in (REFUSED, TAKEN, FULL):
                 return outcome
             if outcome[1] != MISPLACED:
@@ -124,43 +135,50 @@ class Primary:
             around_us = outcome[0]
         raise StoreProtocolError("the store's clock jumps between calendar windows")
 
-    async def _try(self, step: Step, deadline: float, around_us: int | None) -> Outcome:
+    async def _try(self, step: Step, deadline: float, around_us: int | None, asking: bool) -> Outcome:
         asked_us = self._ask_for_leave()
         future = None
         try:
-            future = self.batcher.submit(step, deadline, around_us)
+            future = self.batcher.submit(step, deadline, around_us, asking=asking)
             outcome = await future
         except BaseException as error:
             self._heard_of(error, asked_us)
             # The reply and the cancellation may come in the same turn of the loop.
             if isinstance(error, asyncio.CancelledError) and has_reply(future):
-                self.late.came(step, future.result())
+                self._came_late(step, future.result())
             raise
         self.breaker.success()
         return outcome
 
+    def _came_late(self, step: Step, outcome: Outcome) -> None:
+        (self._undo or self.late.came)(step, outcome)
+
     # ---- asking --------------------------------------------------------------------------------------------
 
-    async def run(self, call: bytes) -> Any:
+    async def run(self, call: bytes, key: bytes = b"", *, asking: bool = False) -> Any:
         """Runs a script if the breaker lets it. NOSCRIPT proves that nothing was done: load it and ask again, once."""
         started = asyncio.get_running_loop().time()
         try:
-            return await self.ask(call)
+            return await self.ask(call, key, asking=asking)
         except ScriptMissing:
             async with self._until(started + self._deadline_s):
                 await self._reload()
-                return await self.ask(call)
+                return await self.ask(call, key, asking=asking)
 
-    async def ask(self, call: bytes) -> Any:
-        """One command, one reply."""
+    async def ask(self, call: bytes, key: bytes = b"", *, asking: bool = False) -> Any:
+        """One command, one reply. `key`: one of those it names, for whoever has several servers."""
         asked_us = self._ask_for_leave()
         try:
-            reply = await self.link.request(call)
+            reply = await self.link.request(call, asking=asking)
         except BaseException as error:
             self._heard_of(error, asked_us)
             raise
         self.breaker.success()
         return reply
+
+    async def each(self, call: bytes) -> list[Any]:
+        """One command to every server."""
+        return [await self.ask(call)]
 
     def _ask_for_leave(self) -> int:
         asked_us = monotonic_us()
@@ -172,7 +190,7 @@ class Primary:
         """The breaker counts missed deadlines: only they cost a caller time. A refusal is an answer all the same."""
         if isinstance(error, StoreTimeout):
             self.breaker.failure(asked_us, monotonic_us())
-        elif isinstance(error, (ScriptMissing, OutOfMemory, StoreProtocolError)):
+        elif isinstance(error, (ScriptMissing, OutOfMemory, Moved, Unsettled, StoreProtocolError)):
             self.breaker.success()
         else:
             self.breaker.undecided()

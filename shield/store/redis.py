@@ -10,19 +10,25 @@ the server says so when the guess is wrong.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from shield.errors import ReceiptError, StoreError, StoreProtocolError
 from shield.store import Lease, Settlement
+from shield.store.cluster import Cluster
 from shield.store.denials import Denials
+from shield.store.greeting import greeting
 from shield.store.heartbeat import Heartbeat
 from shield.store.instants import Instants
-from shield.store.late import settle_command
+from shield.store.lane import Unsettled
+from shield.store.late import Outcome, settle_command
 from shield.store.lua import RELEASE
+from shield.store.naming import slot_of
+from shield.store.parts import settlements, together
 from shield.store.primary import FULL, MISPLACED, REFUSED, Primary
 from shield.store.resp import bulk, encode, evalsha
-from shield.store.steps import OUTCOME, Forms
+from shield.store.steps import MARKED, ONCE, OUTCOME, Forms, Step
 from shield.store.target import describe, parse_redis_url
 
 if TYPE_CHECKING:
@@ -35,6 +41,31 @@ AGAIN, SETTLED, EXPIRED = 0, 1, 2
 SECRET_BYTES: Final = 32
 # Leases are given back one request at a time or by an operator: more in one call is split.
 MAX_RELEASE: Final = 1000
+
+
+class Servers(Protocol):
+    """Where a step goes: one server, or those of a cluster."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def up(self) -> bool:
+        """Whether a connection is up."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def stats(self) -> dict[str, int]: ...
+
+    async def decide(self, step: Step) -> Outcome: ...
+
+    async def run(self, call: bytes, key: bytes) -> Any: ...
+
+    async def ask(self, call: bytes, key: bytes) -> Any: ...
+
+    async def each(self, call: bytes) -> list[Any]: ...
 
 
 class RedisStore:
@@ -61,18 +92,23 @@ class RedisStore:
         self.warnings: tuple[str, ...] = ()
         """What is amiss with the server, found at `open`: one sentence each."""
         self._instants = Instants(clock)
-        self._forms = Forms(target.prefix)
+        self._forms = Forms(target.prefix, tagged=bool(target.seeds))
         self._slack_ms = target.ttl_slack_us // 1000
-        self._primary = Primary(
-            target.make,
-            target,
-            self._forms,
-            self._instants,
-            where=target.where,
-            forget=self._forget,
-            breaker=breaker,
-        )
-        self._heart = Heartbeat(f"{target.prefix}:~nodes".encode(), self._primary.ask)
+        self._servers: Servers
+        if target.seeds:
+            self._servers = Cluster(target, self._forms, self._instants, forget=self._forget)
+        else:
+            self._servers = Primary(
+                target.make,
+                target,
+                self._forms,
+                self._instants,
+                where=target.where,
+                forget=self._forget,
+                greeting=greeting(self._forms.version_key),
+                breaker=breaker,
+            )
+        self._heart = Heartbeat(self._forms.own_key("nodes"), self._servers.ask)
         self._denials = Denials(target.deny_cache) if target.deny_cache else None
         # A request that asks for all of a second's refusals anew has missed its deadline by then, or was lost.
         self._patience_us = 2 * target.deadline_us
@@ -93,20 +129,20 @@ class RedisStore:
         """Connects. An unreachable server is no error: steps fail until it is there. StoreError when it
         refuses us.
         """
-        await self._primary.open()
-        if self._primary.link.up:
+        await self._servers.open()
+        if self._servers.up:
             self.warnings = await self._inspect()
         await self._heart.start()
 
     async def close(self) -> None:
         """Closes the connections; whoever still waits gets a StoreError."""
         await self._heart.stop()
-        await self._primary.close()
+        await self._servers.close()
 
     @property
     def ready(self) -> bool:
         """Whether a step would be tried now."""
-        return self._primary.ready
+        return self._servers.ready
 
     @property
     def nodes(self) -> int:
@@ -117,22 +153,33 @@ class RedisStore:
         """Counts since the start, and gauges: connections that are up, requests in flight, the breaker."""
         return {
             **self._counts,
-            **self._primary.stats(),
+            **self._servers.stats(),
             "nodes": self._heart.nodes,
         }
 
     async def _inspect(self) -> tuple[str, ...]:
         try:
-            info = [await self._primary.ask(encode((b"INFO", section))) for section in (b"memory", b"server")]
+            told = [await self._servers.each(encode((b"INFO", section))) for section in (b"memory", b"server")]
         except StoreError:
             return ()  # not every account may ask
-        return describe(b"".join(part for part in info if isinstance(part, bytes)))
+        found = [describe(b"".join(part for part in one if isinstance(part, bytes))) for one in zip(*told, strict=True)]
+        return tuple(dict.fromkeys(sentence for sentences in found for sentence in sentences))
 
     # ---- the step ------------------------------------------------------------------------------------------
 
     def address(self, bucket: Bucket) -> bytes:
         """The 16 bytes that name the bucket of a charge, the same on every node."""
         return self._forms.of(bucket.limit).address(bucket.partition)
+
+    def places(self, charges: Charges) -> Iterable[int]:
+        """Which parts of the store a request needs: the slots of its keys, or the one server."""
+        if not self._forms.naming.tagged:
+            return (0,)
+        return {slot_of(cell) for cell in self._forms.step(charges).cells}
+
+    def place(self, address: bytes) -> int:
+        """Which part of the store holds a bucket."""
+        return slot_of(self._forms.naming.key(b"", address)) if self._forms.naming.tagged else 0
 
     async def apply(self, charges: Charges) -> None:
         """All charges or none, at one instant of the server's clock."""
@@ -149,7 +196,7 @@ class RedisStore:
                 charges.resolve(known.now_us, known.states)
                 return
         try:
-            now_us, status, states = await self._primary.decide(step)
+            now_us, status, states = await self._servers.decide(step)
             try:
                 charges.resolve(now_us, [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)])
             except (TypeError, ValueError, OverflowError):
@@ -173,13 +220,33 @@ class RedisStore:
             self._forget(settlement)  # also what was asked before it was done, and refused
 
     async def _settle(self, settlement: Settlement) -> bool:
+        if not self._forms.naming.tagged or not settlement.entries:
+            return await self._settle_by(settlement)
+        # What lies in several slots is settled slot by slot, each with a mark of its own: a receipt that is told again
+        # after a fault finds what was done, and does the rest.
+        settled = [await self._settle_in_a_slot(part) for part in settlements(self._forms, settlement)]
+        return any(settled)
+
+    async def _settle_in_a_slot(self, settlement: Settlement) -> bool:
+        try:
+            return await self._settle_by(settlement)
+        except Unsettled:
+            # The slot is on its way, and its keys lie on two servers: the mark first, so that nothing is done twice.
+            first, *_ = settlement.entries
+            if not await self._settle_by(replace(settlement, entries=(replace(first, actual=first.charged),))):
+                return False
+            for entry in settlement.entries:
+                await self._settle_by(replace(settlement, entries=(entry,)), MARKED)
+            return True
+
+    async def _settle_by(self, settlement: Settlement, mode: int = ONCE) -> bool:
         instant = self._instants.wire()
         around_us = self._instants.around_us(instant)
         for _ in range(2):
             call = settle_command(
-                self._forms, settlement, instant, slack_ms=self._slack_ms, once=True, around_us=around_us
+                self._forms, settlement, instant, slack_ms=self._slack_ms, mode=mode, around_us=around_us
             )
-            reply = await self._primary.run(call)
+            reply = await self._servers.run(call, self._forms.key_of(settlement))
             if type(reply) is not list or len(reply) != 2:
                 raise StoreProtocolError("the store answered a settlement with something else")
             around_us, status = reply
@@ -194,11 +261,10 @@ class RedisStore:
     async def release(self, leases: Sequence[Lease]) -> int:
         """Frees places; unknown and expired leases are no-ops."""
         freed = 0
-        for at in range(0, len(leases), MAX_RELEASE):
-            some = leases[at : at + MAX_RELEASE]
-            keys = [self._forms.lease_key(lease.limit_name, lease.address) for lease in some]
-            ids = [lease.lease_id.encode() for lease in some]
-            reply = await self._primary.run(evalsha(RELEASE.sha, keys, (self._instants.wire(), *ids)))
+        named = [(self._forms.lease_key(lease.limit_name, lease.address), lease.lease_id.encode()) for lease in leases]
+        for some in together(named, tagged=self._forms.naming.tagged, at_most=MAX_RELEASE):
+            keys, ids = [key for key, _ in some], [lease_id for _, lease_id in some]
+            reply = await self._servers.run(evalsha(RELEASE.sha, keys, (self._instants.wire(), *ids)), keys[0])
             if not isinstance(reply, int):
                 raise StoreProtocolError("the store answered a release with something else")
             freed += reply
@@ -208,9 +274,9 @@ class RedisStore:
         """32 bytes that all nodes of this prefix agree on: the first to ask makes them up, the server keeps
         them.
         """
-        key = f"{self._forms.prefix}:~secret".encode()
-        await self._primary.ask(encode((b"SET", key, os.urandom(SECRET_BYTES), b"NX")))
-        secret = await self._primary.ask(encode((b"GET", key)))
+        key = self._forms.own_key("secret")
+        await self._servers.ask(encode((b"SET", key, os.urandom(SECRET_BYTES), b"NX")), key)
+        secret = await self._servers.ask(encode((b"GET", key)), key)
         if not isinstance(secret, bytes) or len(secret) != SECRET_BYTES:
             raise StoreProtocolError(f"the value at {key.decode()} is no secret of {SECRET_BYTES} bytes")
         return secret

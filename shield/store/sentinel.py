@@ -18,8 +18,9 @@ from shield.store.lane import Transport
 from shield.store.url import StoreURLError
 
 DEFAULT_PORT: Final = 26379
-# More than a deployment has; each is asked in turn until one answers.
-MAX_SENTINELS: Final = 16
+CLUSTER_PORT: Final = 6379
+# More than anybody names; each is asked in turn until one answers.
+MAX_HOSTS: Final = 16
 
 
 class SentinelTransport:
@@ -66,24 +67,37 @@ class SentinelTransport:
 
 def parse_sentinel_address(netloc: str, path: str) -> tuple[dict[str, Any], tuple[tuple[str, int], ...], str]:
     """(credentials for the primary, sentinels, service). StoreURLError says what is wrong, without credentials."""
-    scheme = "redis+sentinel"
+    credentials, sentinels = _hosts("redis+sentinel", netloc, DEFAULT_PORT)
+    service = re.fullmatch(r"/([A-Za-z0-9_.-]{1,64})/?", path)
+    if service is None:
+        raise StoreURLError(
+            "redis+sentinel://: what follows the hosts is /SERVICE, the name of the primary at Sentinel"
+        )
+    return credentials, sentinels, service[1]
+
+
+def parse_cluster_address(netloc: str, path: str) -> tuple[dict[str, Any], tuple[tuple[str, int], ...]]:
+    """(credentials, servers to ask for the others). StoreURLError says what is wrong, without credentials."""
+    if path.strip("/"):
+        raise StoreURLError("redis+cluster://: nothing follows the hosts; a cluster has no numbered databases")
+    return _hosts("redis+cluster", netloc, CLUSTER_PORT)
+
+
+def _hosts(scheme: str, netloc: str, default_port: int) -> tuple[dict[str, Any], tuple[tuple[str, int], ...]]:
     account, _, hosts = netloc.rpartition("@")
     if account.count(":") > 1 or "/" in account:
         raise StoreURLError(f"{scheme}://: special characters in a user name or password are percent-encoded")
     user, _, password = account.partition(":")
     credentials = {name: unquote(text) for name, text in (("username", user), ("password", password)) if text}
-    sentinels = []
+    found = []
     for part in hosts.split(","):
         match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::([0-9]{1,5}))?", part)
-        if match is None or not 1 <= int(match[2] or DEFAULT_PORT) <= 65535:
+        if match is None or not 1 <= int(match[2] or default_port) <= 65535:
             raise StoreURLError(f"{scheme}://: expected HOST[:PORT], several with commas between them")
-        sentinels.append((match[1].strip("[]"), int(match[2] or DEFAULT_PORT)))
-    if len(sentinels) > MAX_SENTINELS:
-        raise StoreURLError(f"{scheme}://: at most {MAX_SENTINELS} sentinels")
-    service = re.fullmatch(r"/([A-Za-z0-9_.-]{1,64})/?", path)
-    if service is None:
-        raise StoreURLError(f"{scheme}://: what follows the hosts is /SERVICE, the name of the primary at Sentinel")
-    return credentials, tuple(sentinels), service[1]
+        found.append((match[1].strip("[]"), int(match[2] or default_port)))
+    if len(found) > MAX_HOSTS:
+        raise StoreURLError(f"{scheme}://: at most {MAX_HOSTS} hosts")
+    return credentials, tuple(found)
 
 
 def make_through(

@@ -8,7 +8,6 @@ every request that meets the same limits, its shape, is packed once. The layouts
 
 from __future__ import annotations
 
-import binascii
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from shield.policy import calendar
 from shield.policy.model import CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, Limit, Numbers
+from shield.store.naming import Names, Naming
 from shield.store.resp import bulk
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BUCKET, SLIDING, FIXED, CALENDAR, PLACES = 1, 2, 3, 4, 5
 ENFORCED, COUNT_DENIED = 1, 2
+# How a settlement is made, see settle.lua.
+UNDO, ONCE, MARKED = 0, 1, 2
 MAX_EXACT: Final = 2**53 - 1
 # What the scripts' arithmetic is exact for; the loader of policies allows no more.
 MAX_PERIOD_US: Final = 2**42
@@ -34,16 +36,14 @@ MAX_LIMIT: Final = 10**9
 MAX_PLACES: Final = 1024
 # Policies have dozens of limits; the bound only keeps a process that reloads for years from growing.
 MAX_FORMS: Final = 4096
-# Names of cells that are kept for the next request of the same key, and how long a key may be to be kept: 25 MB.
-MAX_NAMES: Final = 65_536
-MAX_NAMED_BYTES: Final = 128
+# A request has a handful of slots; the bound is for shapes that are met while slots move.
+MAX_PARTS: Final = 256
 # Numbers that stand for one charge in a reply.
 OUTCOME: Final = 5
 VERSION: Final = 2
 """Of the layout in which states lie on the server, the first byte of every cell."""
 
 _KINDS: Final = {TOKEN_BUCKET: BUCKET, SLIDING_WINDOW: SLIDING, FIXED_WINDOW: FIXED, CONCURRENCY: PLACES}
-_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 
 @lru_cache(maxsize=256)
@@ -51,46 +51,14 @@ def _doubles(count: int) -> Struct:
     return Struct(f"<{count}d")
 
 
-def slug(raw: bytes) -> bytes:
-    """Base64url without padding: 16 bytes become 22 characters."""
-    return binascii.b2a_base64(raw, newline=False).rstrip(b"=").translate(_URL_SAFE)
-
-
-class Names:
-    """The addresses of all keys made of the same fields."""
-
-    __slots__ = ("_cells", "_digest", "_head")
-
-    def __init__(self, prefix: str, fields: tuple[str, ...]) -> None:
-        named = b"".join(len(raw).to_bytes(4, "little") + raw for raw in (field.encode() for field in fields))
-        start = len(fields).to_bytes(4, "little") + named
-        self._digest = blake2b(start, digest_size=16, key=prefix.encode())
-        self._head = f"{prefix}:".encode()
-        self._cells: dict[bytes, bytes] = {}
-
-    def address(self, partition: bytes) -> bytes:
-        digest = self._digest.copy()
-        digest.update(partition)
-        return digest.digest()
-
-    def cell(self, partition: bytes) -> bytes:
-        """The cell's key as an argument on the wire."""
-        found = self._cells.get(partition)
-        if found is None:
-            found = bulk(self._head + slug(self.address(partition)))
-            if len(partition) <= MAX_NAMED_BYTES:
-                if len(self._cells) >= MAX_NAMES:
-                    self._cells.clear()
-                self._cells[partition] = found
-        return found
-
-
 class Form:
     """One limit as the scripts see it: resolved once, nothing is left to look up but the key and the cost."""
 
-    __slots__ = ("_around", "_head", "_numbers", "_slowest", "id", "kind", "limit", "names")
+    __slots__ = ("_around", "_head", "_naming", "_numbers", "_slowest", "id", "kind", "limit", "names")
 
-    def __init__(self, prefix: str, limit: Limit, names: Names) -> None:
+    def __init__(self, naming: Naming, limit: Limit, names: Names) -> None:
+        prefix = naming.prefix
+        self._naming = naming
         self.limit = limit
         self.names = names
         self.kind = CALENDAR if limit.align is not None else _KINDS[limit.algorithm]
@@ -108,7 +76,7 @@ class Form:
 
     def key(self, address: bytes) -> bytes:
         """The key in which a bucket of this limit lies: its cell, or the set of its places."""
-        return self._head + slug(address)
+        return self._naming.key(self._head, address)
 
     @property
     def until_us(self) -> tuple[int, int] | None:
@@ -150,6 +118,15 @@ class Form:
         return numbers.limit, length_us, 0, 0, 0
 
 
+Described = tuple[Form, Numbers, int]
+"""What a charge is of, the numbers that hold for it, ENFORCED and COUNT_DENIED."""
+
+
+def _described(form: Form, bucket: Bucket) -> Described:
+    flags = (ENFORCED if bucket.enforced else 0) + (COUNT_DENIED if bucket.count_denied else 0)
+    return form, bucket.numbers, flags
+
+
 class Shape:
     """Charges of which only the keys and costs are still to be named."""
 
@@ -157,21 +134,19 @@ class Shape:
         "_calendars",
         "_described",
         "_from_us",
-        "_refused",
+        "_parts",
         "_to_us",
         "_wire",
         "deniable",
         "key_of",
         "keys",
         "places",
+        "refused",
     )
 
-    def __init__(self, described: Sequence[tuple[Form, Bucket]], refused: bool) -> None:
-        self._described = [
-            (form, bucket.numbers, (ENFORCED if bucket.enforced else 0) + (COUNT_DENIED if bucket.count_denied else 0))
-            for form, bucket in described
-        ]
-        self._refused = refused
+    def __init__(self, described: Sequence[Described], refused: bool) -> None:
+        self._described = described
+        self.refused = refused
         groups: dict[tuple[str, ...], int] = {}
         self.keys: list[tuple[int, Form]] = []
         """For each key of the request: which of its partitions it is made of, and a form that knows its name."""
@@ -179,7 +154,7 @@ class Shape:
         """Which charges hold places."""
         cells: dict[int, int] = {}
         self.key_of: list[int] = []
-        for i, (form, _) in enumerate(described):
+        for i, (form, _, _) in enumerate(described):
             group = groups.setdefault(form.limit.key, len(groups))
             if form.kind == PLACES:
                 self.places.append(i)
@@ -194,23 +169,48 @@ class Shape:
         """Charges whose refusal may be remembered: index, which key, form, numbers. None of a request whose refusals
         are charged, or that a guard has refused.
         """
-        if not refused and not any(bucket.count_denied for _, bucket in described):
+        if not refused and not any(flags & COUNT_DENIED for _, _, flags in described):
             self.deniable = [
-                (i, self.key_of[i] - 1, form, bucket.numbers)
-                for i, (form, bucket) in enumerate(described)
-                if bucket.enforced and form.kind != PLACES
+                (i, self.key_of[i] - 1, form, numbers)
+                for i, (form, numbers, flags) in enumerate(described)
+                if flags & ENFORCED and form.kind != PLACES
             ]
-        self._calendars = [form for form, _ in described if form.kind == CALENDAR]
+        self._calendars = [form for form, _, _ in described if form.kind == CALENDAR]
+        self._parts: dict[tuple[tuple[int, ...], bool], tuple[Shape, tuple[int, ...]]] = {}
         self._wire = b""
         self._from_us, self._to_us = 0, -1
 
     def __len__(self) -> int:
         return len(self._described)
 
+    def part(self, keys: tuple[int, ...], refused: bool) -> tuple[Shape, tuple[int, ...]]:
+        """The charges of some of its keys alone, and which those are."""
+        found = self._parts.get((keys, refused))
+        if found is None:
+            if len(self._parts) >= MAX_PARTS:
+                self._parts.clear()
+            chosen = tuple(i for i, key in enumerate(self.key_of) if key - 1 in keys)
+            found = Shape([self._described[i] for i in chosen], refused), chosen
+            self._parts[keys, refused] = found
+        return found
+
+    def form(self, i: int) -> Form:
+        """What charge `i` is of."""
+        return self._described[i][0]
+
+    def numbers(self, i: int) -> Numbers:
+        """The numbers that hold for charge `i`."""
+        return self._described[i][1]
+
+    def penalised(self, i: int) -> bool:
+        """Whether charge `i` is taken from a refused request as well."""
+        form, _, flags = self._described[i]
+        return flags == ENFORCED + COUNT_DENIED and form.kind != PLACES
+
     def wire(self, around_us: int) -> bytes:
         """The shape as an argument on the wire. `around_us`: about what time it is there, for calendars."""
         if not self._from_us <= around_us < self._to_us:
-            packed = [_doubles(2).pack(self._refused, len(self.keys))]
+            packed = [_doubles(2).pack(self.refused, len(self.keys))]
             for (form, numbers, flags), key in zip(self._described, self.key_of, strict=True):
                 packed.append(form.id)
                 packed.append(_doubles(8).pack(key, form.kind, flags, *form.numbers(numbers, around_us)))
@@ -221,13 +221,38 @@ class Shape:
         return self._wire
 
 
+def aged(state: tuple[int, ...], form: Form, numbers: Numbers, now_us: int) -> tuple[int, ...]:
+    """A state as it is at `now_us`, which is no more than a second after it was told."""
+    if form.kind == BUCKET:
+        verdict, units, ticks, at_us, _ = state
+        if now_us > at_us:
+            left = max(0, units * numbers.refill_us + ticks - numbers.refill_units * (now_us - at_us))
+            units, ticks = divmod(left, numbers.refill_us)
+            at_us = now_us
+        return verdict, units, ticks, at_us, 0
+    verdict, cur, _, _, end_us = state
+    if form.kind == SLIDING and now_us >= end_us:
+        # Refused on into the next window, by what still counts of this one.
+        length_us = form.limit.window_us or 0
+        return verdict, 0, cur, end_us, end_us + length_us
+    if form.kind == FIXED and now_us >= end_us:
+        return verdict, 0, 0, end_us, end_us + (form.limit.window_us or 0)
+    return state
+
+
 class Step:
     """One request on its way: which keys, which shape, which costs."""
 
-    __slots__ = ("cells", "charges", "costs", "lease_ids", "shape")
+    __slots__ = ("alone", "cells", "charges", "costs", "lease_ids", "of", "shape", "slot")
 
     def __init__(
-        self, charges: Charges, shape: Shape, cells: list[bytes], costs: tuple[int, ...], lease_ids: list[str]
+        self,
+        charges: Charges,
+        shape: Shape,
+        cells: list[bytes],
+        costs: tuple[int, ...],
+        lease_ids: list[str],
+        of: Sequence[int] | None = None,
     ) -> None:
         self.charges = charges
         self.shape = shape
@@ -235,6 +260,25 @@ class Step:
         """Its keys, each as an argument on the wire."""
         self.costs = costs
         self.lease_ids = lease_ids
+        self.of = range(len(costs)) if of is None else of
+        """Which of the request's charges these are."""
+        self.slot = -1
+        """In a cluster: where all its keys lie. Only steps of one slot share a command."""
+        self.alone = False
+        """In a cluster: it shares a command with none, because the slot is on its way."""
+
+    def part(self, keys: tuple[int, ...], *, refused: bool = False) -> Step:
+        """The charges of some of its keys alone. `refused`: they take nothing, and penalise."""
+        shape, chosen = self.shape.part(keys, refused or self.shape.refused)
+        ids = dict(zip(self.shape.places, self.lease_ids, strict=True))
+        return Step(
+            self.charges,
+            shape,
+            [self.cells[key] for key in keys],
+            tuple([self.costs[i] for i in chosen]),
+            [ids[i] for i in chosen if i in ids],
+            [self.of[i] for i in chosen],
+        )
 
     def packed_costs(self) -> bytes:
         """The costs as an argument on the wire."""
@@ -244,8 +288,9 @@ class Step:
 class Forms:
     """The forms of every limit in use, kept by the limit object itself, and the shapes of requests under one policy."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, tagged: bool = False) -> None:
         self.prefix = prefix
+        self.naming = Naming(prefix, tagged=tagged)
         self._forms: dict[int, Form] = {}
         self._names: dict[tuple[str, ...], Names] = {}
         self._shapes: dict[bytes, Shape] = {}
@@ -260,8 +305,8 @@ class Forms:
                 self._names.clear()
             names = self._names.get(limit.key)
             if names is None:
-                names = self._names[limit.key] = Names(self.prefix, limit.key)
-            form = self._forms[id(limit)] = Form(self.prefix, limit, names)
+                names = self._names[limit.key] = Names(self.naming, limit.key)
+            form = self._forms[id(limit)] = Form(self.naming, limit, names)
         return form
 
     def step(self, charges: Charges) -> Step:
@@ -279,14 +324,14 @@ class Forms:
                 self._shapes.clear()
             buckets = [charges.bucket(i) for i in range(len(charges))]
             shape = self._shapes[marks] = Shape(
-                [(self.of(bucket.limit), bucket) for bucket in buckets], charges.refused
+                [_described(self.of(bucket.limit), bucket) for bucket in buckets], charges.refused
             )
         return self._named(charges, shape, partitions, costs)
 
     def _odd_step(self, charges: Charges) -> Step:
         """More limits than an outline holds: worked out anew each time."""
         buckets = [charges.bucket(i) for i in range(len(charges))]
-        shape = Shape([(self.of(bucket.limit), bucket) for bucket in buckets], charges.refused)
+        shape = Shape([_described(self.of(bucket.limit), bucket) for bucket in buckets], charges.refused)
         partitions: dict[tuple[str, ...], bytes] = {bucket.limit.key: bucket.partition for bucket in buckets}
         return self._named(charges, shape, list(partitions.values()), tuple(bucket.cost for bucket in buckets))
 
@@ -303,16 +348,28 @@ class Forms:
         return Step(charges, shape, cells, costs, [charges.lease_id(i) for i in shape.places])
 
     def lease_key(self, limit_name: str, address: bytes) -> bytes:
-        return f"{self.prefix}:{limit_name}:".encode() + slug(address)
+        return self.naming.key(f"{self.prefix}:{limit_name}:".encode(), address)
 
-    def mark_key(self, receipt_id: bytes) -> bytes:
-        """Where it is remembered that a receipt was settled. No limit's name begins with a tilde."""
-        return f"{self.prefix}:~receipt:".encode() + slug(receipt_id)
+    def mark_key(self, receipt_id: bytes, address: bytes = bytes(16)) -> bytes:
+        """Where it is remembered that a receipt was settled for the buckets in the slot of this one. No limit's name
+        begins with a tilde.
+        """
+        return self.naming.key(f"{self.prefix}:~receipt:".encode(), receipt_id, address)
+
+    def key_of(self, settlement: Settlement) -> bytes:
+        """One of the keys of a settlement, for its slot."""
+        for entry in settlement.entries:
+            return self.of(entry.limit).key(entry.address)
+        return self.mark_key(settlement.receipt_id, bytes(16))
+
+    def own_key(self, what: str) -> bytes:
+        """A key of the deployment's own, not of any limit: `version`, `secret`, `nodes`."""
+        return f"{self.prefix}:~{what}".encode()
 
     @property
     def version_key(self) -> bytes:
         """Where it is written which layout the states of this prefix have."""
-        return f"{self.prefix}:~version".encode()
+        return self.own_key("version")
 
 
 @lru_cache(maxsize=4096)
@@ -321,11 +378,12 @@ def _costs(costs: tuple[int, ...]) -> bytes:
 
 
 def pack_settle(
-    forms: Forms, settlement: Settlement, *, slack_ms: int, once: bool, around_us: int
+    forms: Forms, settlement: Settlement, *, slack_ms: int, mode: int, around_us: int
 ) -> tuple[list[bytes], bytes]:
     """(KEYS, ARGV[1]) of settle.lua. Entries with nothing to make good, and leases, are left out."""
-    packed = [_doubles(4).pack(slack_ms, once, settlement.charged_at_us, settlement.expires_us)]
-    keys = [forms.mark_key(settlement.receipt_id)] if once else []
+    packed = [_doubles(4).pack(slack_ms, mode, settlement.charged_at_us, settlement.expires_us)]
+    address = settlement.entries[0].address if settlement.entries else bytes(16)
+    keys = [forms.mark_key(settlement.receipt_id, address)] if mode == ONCE else []
     for entry in settlement.entries:
         form = forms.of(entry.limit)
         delta = entry.actual - entry.charged

@@ -13,10 +13,10 @@ from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocket
 
 from shield.store.denials import MAX_DENIALS
 from shield.store.lane import Transport
-from shield.store.sentinel import make_through, parse_sentinel_address
+from shield.store.sentinel import make_through, parse_cluster_address, parse_sentinel_address
 from shield.store.url import Options, StoreURLError, split_url
 
-SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel")
+SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 DEFAULTS: Final[dict[str, Any]] = {
     "prefix": "shield",
     # A check that takes longer than this costs its caller more than a local decision would.
@@ -38,8 +38,10 @@ class Target:
 
     where: str
     """For people: no credentials."""
-    make: Callable[[], Transport]
-    """A connection, not yet connected."""
+    make: Callable[..., Transport]
+    """A connection, not yet connected; of a cluster's, by `host` and `port`."""
+    seeds: tuple[tuple[str, int], ...]
+    """Servers of a cluster that are asked where the others are; empty where there is one server."""
     prefix: str
     deadline_us: int
     connections: int
@@ -66,13 +68,23 @@ def parse_redis_url(url: str) -> Target:
         "deny_cache": Options.whole(0, 10_000_000),
         "db": Options.whole(0, 2**31 - 1),
     }
-    sentinel = parts.scheme == "redis+sentinel"
-    if parts.scheme == "rediss":
+    sentinel, cluster = parts.scheme == "redis+sentinel", parts.scheme == "redis+cluster"
+    tls = parts.scheme == "rediss"
+    if sentinel or cluster:
+        parsers["tls"] = _yes_no
+        tls = parts.options.says("tls")
+    if tls:
         parsers |= _TLS_PARSERS
+    if cluster:
+        del parsers["db"]
     if sentinel:
         parsers |= {"sentinel_username": Options.secret, "sentinel_password": Options.secret}
     given = parts.options.take(**parsers)
-    if sentinel:
+    given.pop("tls", None)
+    seeds: tuple[tuple[str, int], ...] = ()
+    if cluster:
+        address, seeds = parse_cluster_address(parts.bare.netloc, parts.bare.path)
+    elif sentinel:
         account = {name: given.pop(f"sentinel_{name}", None) for name in ("username", "password")}
         address, sentinels, service = parse_sentinel_address(parts.bare.netloc, parts.bare.path)
         address["db"] = given.pop("db", 0)
@@ -83,7 +95,7 @@ def parse_redis_url(url: str) -> Target:
     kwargs |= given
     if parts.scheme != "unix":
         kwargs["socket_keepalive"] = True
-    kind = {"rediss": SSLConnection, "unix": UnixDomainSocketConnection}.get(parts.scheme, Connection)
+    kind = SSLConnection if tls else UnixDomainSocketConnection if parts.scheme == "unix" else Connection
     connect_timeout_s = own["connect_timeout"] / _SECOND_US
     make: Callable[..., Transport] = partial(
         cast(Callable[..., Transport], kind),
@@ -96,13 +108,18 @@ def parse_redis_url(url: str) -> Target:
     )
     if sentinel:
         asking = {"socket_timeout": connect_timeout_s, "socket_connect_timeout": connect_timeout_s, **account}
+        if tls:
+            asking |= {"ssl": True} | {name: value for name, value in given.items() if name.startswith("ssl_")}
         make = make_through(sentinels, service, make, asking)
         where = f"{service} of " + ", ".join(f"{host}:{port}" for host, port in sentinels)
+    elif cluster:
+        where = "the cluster of " + ", ".join(f"{host}:{port}" for host, port in seeds)
     else:
         where = kwargs["path"] if parts.scheme == "unix" else f"{kwargs['host']}:{kwargs['port']}"
     return Target(
-        where=f"{where} db {kwargs['db']}",
+        where=where if cluster else f"{where} db {kwargs['db']}",
         make=make,
+        seeds=seeds,
         prefix=own["prefix"],
         deadline_us=own["deadline"],
         connections=own["connections"],

@@ -33,6 +33,10 @@ class Options:
         self._scheme = scheme
         self._given = dict(given)
 
+    def says(self, name: str) -> bool:
+        """Whether an option is given and true: others may then be given, too."""
+        return self._given.get(name, "").lower() == "true"
+
     def take(self, **parsers: Parser) -> dict[str, Any]:
         """The options that were given, parsed; StoreURLError when one is unknown or wrong."""
         unknown = [name for name in self._given if name not in parsers]

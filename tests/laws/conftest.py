@@ -14,6 +14,7 @@ from shield import Decision, Policy, Request, Shield
 from shield.store.redis import RedisStore
 from shield.store.shared import remove_table
 from tests.servers import Server, binaries, run_server
+from tests.store.clusters import ClusterOf, run_cluster
 
 # A bucket that has drained may be forgotten, and a clock that is set back afterwards finds it fresh; the oracle forgets
 # nothing. In a table so large hardly any slot is looked at again in the few steps of a test.
@@ -51,24 +52,28 @@ class World:
 MakeWorld = Callable[..., Awaitable[World]]
 
 
-@pytest.fixture(scope="session", params=["memory", "shared", *sorted(binaries())])
-def backend(request: pytest.FixtureRequest) -> Iterator[Server | str]:
-    """The stores of this process and of this host, by name, then every Valkey and Redis there is."""
+@pytest.fixture(scope="session", params=["memory", "shared", "cluster", *sorted(binaries())])
+def backend(request: pytest.FixtureRequest) -> Iterator[Server | ClusterOf | str]:
+    """The stores of this process and of this host, by name, then a cluster and every Valkey and Redis there is."""
     if request.param in ("memory", "shared"):
         yield request.param
+        return
+    if request.param == "cluster":
+        with run_cluster() as cluster:
+            yield cluster
         return
     with run_server(request.param, binaries()[request.param]) as server:
         yield server
 
 
 @pytest.fixture
-async def make_world(backend: Server | str) -> AsyncIterator[MakeWorld]:
+async def make_world(backend: Server | ClusterOf | str) -> AsyncIterator[MakeWorld]:
     """Makes a World for a policy; options are those of the store's URL."""
     opened: list[Shield] = []
     tables: list[str] = []
 
     async def make(policy: str | Policy, **options: object) -> World:
-        if isinstance(backend, Server):
+        if isinstance(backend, Server | ClusterOf):
             # What is remembered for a second does not show the limits that would not have refused: tests of its own.
             options = {"prefix": f"laws{next(_prefixes)}", "deadline": "5s", "deny_cache": 0, **options}
             url = backend.url

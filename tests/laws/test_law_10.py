@@ -15,13 +15,15 @@ from tests.golden import Group, groups
 from tests.laws.against_oracle import DAY_US, Game, random_policy, us
 from tests.laws.conftest import LARGE_TABLE, START_US
 from tests.oracle import Status
+from tests.store.clusters import ClusterOf
 
 
 @pytest.mark.parametrize("seed", range(40))
-async def test_every_store_answers_as_the_oracle(make_world, seed):
+async def test_every_store_answers_as_the_oracle(backend, make_world, seed):
     source = random.Random(seed)
     world = await make_world(random_policy(source))
-    await Game(world.shield, world.set_clock, source, START_US).play(80)
+    in_parts = isinstance(backend, ClusterOf)
+    await Game(world.shield, world.set_clock, source, START_US, in_parts=in_parts).play(80)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

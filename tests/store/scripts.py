@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import redis
 
-from shield.core import Bucket
 from shield.policy.model import Limit, Numbers
 from shield.store import Settlement, SettlementEntry
 from shield.store.lua import CHECK, RELEASE, SCRIPTS, SETTLE
-from shield.store.steps import OUTCOME, PLACES, Forms, Shape, pack_settle
+from shield.store.steps import COUNT_DENIED, ENFORCED, ONCE, OUTCOME, PLACES, UNDO, Forms, Shape, pack_settle
 from tests import oracle
 
 START_US = 1_763_900_000_123_457
@@ -141,16 +140,15 @@ class Scripts:
             form = self.forms.of(ask.limit)
             if form.kind == PLACES:
                 leases.append((ask.lease or self.lease()).encode())
-            numbers, enforced = ask.numbers or ask.limit.numbers, ask.limit.mode == "enforce"
-            bucket = Bucket(ask.limit, numbers, ask.cost, ask.key.encode(), enforced, ask.limit.count_denied)
-            described.append((form, bucket))
+            flags = (ask.limit.mode == "enforce") * ENFORCED + ask.limit.count_denied * COUNT_DENIED
+            described.append((form, ask.numbers or ask.limit.numbers, flags))
         shape = Shape(described, refused)
         # A request has one partition for each tuple of key fields; a test may mix them.
-        named = [form.key(form.address(ask.key.encode())) for (form, _), ask in zip(described, asks, strict=True)]
+        named = [form.key(form.address(ask.key.encode())) for (form, _, _), ask in zip(described, asks, strict=True)]
         keys = list(dict.fromkeys(named))
         shape.key_of, shape.keys = (
             [keys.index(name) + 1 for name in named],
-            [(0, form) for form, _ in described][: len(keys)],
+            [(0, form) for form, _, _ in described][: len(keys)],
         )
         costs = struct.pack(f"<{len(asks)}d", *[ask.cost for ask in asks])
         return keys, [payload(shape.wire(around_us)), costs, *leases]
@@ -159,7 +157,9 @@ class Scripts:
         self, now_us: int, settlement: Settlement, *, once: bool = True, around_us: int | None = None
     ) -> tuple[int, int]:
         around = now_us if around_us is None else around_us
-        keys, blob = pack_settle(self.forms, settlement, slack_ms=self.slack_ms, once=once, around_us=around)
+        keys, blob = pack_settle(
+            self.forms, settlement, slack_ms=self.slack_ms, mode=ONCE if once else UNDO, around_us=around
+        )
         reply = self.client.evalsha(SETTLE.sha.decode(), len(keys), *keys, blob, b"%d" % now_us)
         return reply[0], reply[1]
 

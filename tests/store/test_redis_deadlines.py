@@ -81,11 +81,11 @@ async def test_a_check_cancelled_in_the_turn_its_reply_comes_is_given_back() -> 
     here = World("unix:///unused", prefix="turn")
     futures: list[asyncio.Future[Any]] = []
 
-    def request(*args: Any) -> asyncio.Future[Any]:
+    def request(*args: Any, **options: Any) -> asyncio.Future[Any]:
         futures.append(asyncio.get_running_loop().create_future())
         return futures[-1]
 
-    here.store._primary.link.request = here.store._primary.batcher.submit = request  # type: ignore[method-assign]
+    here.store._servers.link.request = here.store._servers.batcher.submit = request  # type: ignore[method-assign]
     task = asyncio.create_task(here.store.apply(here.charges(cost=3)))
     await asyncio.sleep(0)
     day = START_US - START_US % DAY_US
@@ -101,10 +101,10 @@ async def test_a_check_cancelled_in_the_turn_its_reply_comes_is_given_back() -> 
 async def test_a_give_back_that_cannot_be_sent_stays_charged() -> None:
     here = World("unix:///unused")
     step = here.store._forms.step(here.charges(cost=3))
-    here.store._primary.late.came(step, (START_US, 1, [0, 3, 0, START_US, 0] * 4))
+    here.store._servers.late.came(step, (START_US, 1, [0, 3, 0, START_US, 0] * 4))
     assert here.store.stats()["late_lost"] == 2
     for nothing in (0, 2, 3, 4):
-        here.store._primary.late.came(step, (START_US, nothing, [0, 3, 0, START_US, 0] * 4))
+        here.store._servers.late.came(step, (START_US, nothing, [0, 3, 0, START_US, 0] * 4))
     assert here.store.stats()["late_taken"] == 1
 
 

@@ -36,7 +36,7 @@ def test_names_are_pinned() -> None:
     names = {script.name: script.sha for script in SCRIPTS}
     assert names == {
         "check": b"9cd11501cf69e6fd8b30de527657ee092552304e",
-        "settle": b"362c99ffb177d62075e89e218b1f11b4855cd9c2",
+        "settle": b"d7c71efd05730110756fd8b4d9b696f1ec120ba4",
         "release": b"dde7ecd51f315191afc7cd6a3ae90adb3f057040",
     }
 

@@ -55,8 +55,13 @@ class Node:
         self.proxy.requests.set()
         while True:
             await until(lambda: self.store.ready)
-            if not (await self.ask(user="nobody")).degraded:
+            if not (await self.ask(user="nobody")).degraded and not self.owing:
                 return
+
+    @property
+    def owing(self) -> bool:
+        assert self.shield._standin is not None
+        return self.shield._standin.owing
 
 
 @contextlib.asynccontextmanager
@@ -157,7 +162,7 @@ async def test_a_store_that_fails_while_it_is_told_is_told_again(any_server: Ser
         assert standin.owing
         node.proxy.requests.set()
         node.proxy.replies.clear()  # it is done, and nobody hears of it
-        while standin._telling is None:
+        while not standin._telling:
             await until(lambda: node.store.ready)
             await node.ask(user="nobody")
         node.proxy.replies.set()

@@ -5,7 +5,8 @@
 -- ARGV[1]  doubles, little-endian: slack_ms, mode, charged_us, expires_us; then for each bucket "c8dddddddd": its
 --          section's id, then kind, limit, a, b, c, d (see level.lua), delta, start_us
 --            mode      1 once per receipt: the mark is set with the same step and lives until the receipt has expired
---                      (by this clock, plus the slack); 0 no mark: a charge that nobody else knows of is given back
+--                      (by this clock, plus the slack); 2 the same without a mark, which was set before; 0 undo: a charge
+--                      that nobody was told of is taken back, as if it had not been where nothing has come since
 --            delta     units: below 0 a refund, above 0 an extra charge
 --            start_us  windows: the start of the window that was charged
 -- ARGV[2]  tests only: the instant in whole us. Empty: the server's own TIME
@@ -68,6 +69,15 @@ local function owe(s, ch, units)
   end
 end
 
+-- A bucket that was last written at the instant of a charge has drained nothing since, so taking the charge back is
+-- exact: it is as it would be without it. What is left to refund otherwise.
+local function undo(ch, held)
+  local units = -ch.delta
+  if once ~= 0 or units <= 0 or ch.kind ~= BUCKET or not held or held.at ~= charged or held.units < units then return false end
+  held.units = held.units - units
+  return true
+end
+
 local charges, names, known = {}, {}, {}
 for i = first, keys do
   local ch = {cell = KEYS[i]}
@@ -88,12 +98,14 @@ for i = 1, #charges do
   if not cell or (held and held.tag ~= (ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then
     return bad_value(ch.cell)
   end
+  local undone = undo(ch, held)
   if ch.kind == BUCKET then
     s = touch_bucket(ch, held, 0, now)
   else
     s = touch_window(ch, held, 0, now)
   end
   if not s then return {now, 3} end
+  if undone then ch.delta, s.rebased = 0, true end
   states[i] = s
 end
 
@@ -106,6 +118,8 @@ for i = 1, #charges do
   local units, ticks, cur, prev = s.units, s.ticks, s.cur, s.prev
   if ch.delta > 0 then
     owe(s, ch, ch.delta)
+  elseif ch.delta == 0 then
+    -- undone already
   elseif ch.kind == BUCKET then
     refund_bucket(s, ch, -ch.delta)
   else

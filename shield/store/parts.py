@@ -1,0 +1,78 @@
+"""A request whose keys lie in several slots of a cluster: cut into parts, each one atomic step, and put together again.
+
+The law of this file: nothing is kept that not all parts took. The tenant's part comes last and is the commit; what the
+others took is given back when it refuses. A part that comes after a refusal takes nothing and is still asked: every
+limit that stands in the way is named, and `count_denied` is charged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from shield.store import Settlement, SettlementEntry
+from shield.store.late import FITS, Outcome
+from shield.store.naming import slot_of
+from shield.store.primary import FULL, REFUSED, TAKEN
+from shield.store.steps import OUTCOME, Forms, Step, aged
+
+Keys = tuple[int, ...]
+"""Some of a step's keys, by number, ascending."""
+
+
+def by_slot(step: Step) -> list[tuple[int, Keys]]:
+    """(slot, its keys), the slot of the tenant last; where there is none, the one with most keys."""
+    slots: dict[int, list[int]] = {}
+    last, weight = -1, -1
+    for i, cell in enumerate(step.cells):
+        slots.setdefault(slot_of(cell), []).append(i)
+    for slot, keys in slots.items():
+        of_a_tenant = any(step.shape.keys[key][1].names.of_a_tenant for key in keys)
+        if (mine := len(keys) + (len(step.cells) if of_a_tenant else 0)) > weight:
+            last, weight = slot, mine
+    ordered = sorted(slot for slot in slots if slot != last)
+    return [(slot, tuple(slots[slot])) for slot in (*ordered, last)]
+
+
+def before(part: Step, outcome: Outcome) -> Outcome:
+    """What a part that took and gave back has to tell: its states as they were before it took."""
+    now_us, status, states = outcome[0], outcome[1], list(outcome[2])
+    for i in range(len(part.shape)):
+        if states[OUTCOME * i] == FITS and not part.shape.penalised(i):
+            states[OUTCOME * i + 1] -= part.costs[i]
+    return now_us, status, states
+
+
+def join(step: Step, parts: Sequence[tuple[Step, Outcome]]) -> Outcome:
+    """What became of the whole, told as of one instant."""
+    now_us = max(outcome[0] for _, outcome in parts)
+    kinds = [outcome[1] for _, outcome in parts]
+    status = REFUSED if REFUSED in kinds or step.shape.refused else FULL if FULL in kinds else TAKEN
+    whole = [0] * (OUTCOME * len(step.shape))
+    where = {charge: i for i, charge in enumerate(step.of)}
+    for part, (_, _, states) in parts:
+        for i, charge in enumerate(part.of):
+            at = OUTCOME * where[charge]
+            state = tuple(states[OUTCOME * i : OUTCOME * (i + 1)])
+            whole[at : at + OUTCOME] = aged(state, part.shape.form(i), part.shape.numbers(i), now_us)
+    return now_us, status, whole
+
+
+def settlements(forms: Forms, settlement: Settlement) -> list[Settlement]:
+    """A settlement cut by slot."""
+    slots: dict[int, list[SettlementEntry]] = {}
+    for entry in settlement.entries:
+        slots.setdefault(slot_of(forms.of(entry.limit).key(entry.address)), []).append(entry)
+    return [replace(settlement, entries=tuple(entries)) for entries in slots.values()]
+
+
+def together(
+    places: Sequence[tuple[bytes, bytes]], *, tagged: bool, at_most: int
+) -> Iterator[Sequence[tuple[bytes, bytes]]]:
+    """(key, lease id) pairs in lots for one command each: of one key where keys may lie on several servers."""
+    lots: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for key, lease_id in places:
+        lots.setdefault(key if tagged else b"", []).append((key, lease_id))
+    for lot in lots.values():
+        for at in range(0, len(lot), at_most):
+            yield lot[at : at + at_most]
