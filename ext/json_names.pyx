@@ -1,50 +1,10 @@
 # cython: language_level=3
-"""Does a JSON document hold a name twice? A first look, at the speed of reading it."""
+"""Does a JSON document hold a name twice? For Python; the look itself is in json_members.pxd."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcmp
-
-cdef enum:
-    MAX_NAMES = 64     # compared with each other; a document with more is rare, and left to a slower look
-
-
-cdef struct Name:
-    const char *at
-    Py_ssize_t size
+from json_members cimport unique_members
 
 
 def surely_unique(bytes document not None):
-    """True: no two names of this valid document are equal, in whichever of its objects. False: some may be.
-
-    Without a backslash in it a quote begins or ends a text, and a text before a colon is a name.
-    """
-    cdef const char *p = PyBytes_AS_STRING(document)
-    cdef const char *end = p + PyBytes_GET_SIZE(document)
-    cdef const char *close
-    cdef Name names[MAX_NAMES]
-    cdef int count = 0, i
-    cdef Py_ssize_t size
-    if memchr(p, b"\\", end - p) != NULL:
-        return False
-    while True:
-        p = <const char *>memchr(p, b'"', end - p)
-        if p == NULL:
-            return True
-        p += 1
-        close = <const char *>memchr(p, b'"', end - p)
-        if close == NULL:
-            return False
-        size = close - p
-        close += 1
-        while close < end and (close[0] == b" " or close[0] == b"\t" or close[0] == b"\n" or close[0] == b"\r"):
-            close += 1
-        if close < end and close[0] == b":":
-            for i in range(count):
-                if names[i].size == size and memcmp(names[i].at, p, size) == 0:
-                    return False
-            if count == MAX_NAMES:
-                return False
-            names[count].at = p
-            names[count].size = size
-            count += 1
-        p = close
+    """True: no two names of this valid document are equal, in whichever of its objects. False: some may be."""
+    return unique_members(PyBytes_AS_STRING(document), PyBytes_GET_SIZE(document))

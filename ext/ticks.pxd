@@ -20,11 +20,17 @@ cdef extern from *:
         clock_gettime(monotonic ? CLOCK_MONOTONIC : CLOCK_REALTIME, &t);
         return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
     }
+    static inline double shield_monotonic_s(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+    }
     """
     # Cython takes it for an unsigned 64-bit type: keep it out of Python objects and constants, cast both operands.
     ctypedef unsigned long long u128 "shield_u128"
     uint64_t mulhi "SHIELD_MULHI"(uint64_t a, uint64_t b) nogil
     int64_t clock_us "shield_clock_us"(int monotonic) nogil
+    double monotonic_s "shield_monotonic_s"() nogil
 
 cdef inline u128 div_u128(u128 a, u128 b) noexcept nogil:
     """a / b. Nearly always both fit in 64 bits, where the processor divides by itself."""

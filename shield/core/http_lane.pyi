@@ -1,5 +1,8 @@
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, final
+
+from typing_extensions import disjoint_base
 
 HEAD_BYTES: Final[int]
 TAKE: Final[int]
@@ -38,7 +41,7 @@ class Head:
     def getall(self, name: str, default: Sequence[str], /) -> Sequence[str]: ...
     def __contains__(self, name: object, /) -> bool: ...
 
-@final
+@disjoint_base
 class Lane:
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Lane:
         self,
         data: bytes,
         answer_of: Callable[[Head], Answer | None],
+        plain: PlainCheck | None,
         peer: Any,
         most: int,
         most_bytes: int,
@@ -77,3 +81,87 @@ class Answer:
     close: bool
 
 def render(answer: Answer, close: bool, method: str, server: bytes, date: bytes) -> bytes: ...
+
+@final
+class RequestIds:
+    number: int
+    def __init__(self, prefix: str, number: int = 1) -> None: ...
+    def next(self) -> str: ...
+
+@final
+class Tally:
+    def __init__(self, bounds: Sequence[float]) -> None: ...
+    def decided(self, reason: str, elapsed_s: float) -> None: ...
+    @property
+    def reasons(self) -> dict[str, int]: ...
+    @property
+    def latency(self) -> list[int]: ...
+    @property
+    def latency_sum_s(self) -> float: ...
+
+@final
+class PlainCheck:
+    def __init__(
+        self,
+        route: object,
+        max_bytes: int,
+        *,
+        kind: type,
+        decode: Callable[[bytes], Any],
+        shield: Any,
+        ids: RequestIds,
+        tally: Tally,
+        judged: Callable[[Any, float], None],
+        failed: Callable[[Exception], Answer],
+        knows: Callable[[Head], bool] | None = None,
+    ) -> None: ...
+    @property
+    def route(self) -> object: ...
+
+@disjoint_base
+class Turns:
+    @property
+    def late(self) -> bool: ...
+    clock: Callable[[], float] | None
+    def __init__(self, max_wait_s: float, clock: Callable[[], float] | None = None) -> None: ...
+    def look(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def turn_ended(self) -> None: ...
+
+def date_line() -> bytes: ...
+
+@final
+class Express:
+    lane: Lane
+    at_once: bool
+    plain: PlainCheck | None
+    def __init__(
+        self,
+        lane: Lane,
+        answer_of: Callable[[Head], Answer | None],
+        plain: PlainCheck | None,
+        service: Any,
+        turns: Turns,
+        *,
+        at_once: bool,
+        most: int,
+        most_bytes: int,
+        server: bytes,
+    ) -> None: ...
+
+@final
+class Reader:
+    ready: bool
+    @property
+    def used_s(self) -> float: ...
+    def __init__(
+        self,
+        express: Express,
+        loop: asyncio.AbstractEventLoop,
+        received: Callable[[bytes], None],
+        left: Callable[[bytes, tuple[int, bool, Head | Exception | None]], None],
+    ) -> None: ...
+    def begin(self, peer: Any, write: Callable[[bytes], object]) -> None: ...
+    def end(self) -> None: ...
+    def used(self) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def look(self, data: bytes) -> tuple[int, bool, Head | Exception | None] | None: ...

@@ -85,6 +85,13 @@ class Beneath(web.RequestHandler):
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
-    def used(self) -> None:
-        """The keep-alive timer counts from now on; by itself it sees only requests that aiohttp answers."""
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+    @property
+    def used_s(self) -> float:
+        """When a lane above last made use of the connection, by the loop's clock."""
+        return 0.0
+
+    def _process_keepalive(self) -> None:
+        """Called by aiohttp's keep-alive timer, which by itself sees only requests that aiohttp answers."""
+        used_until = self.used_s + self._keepalive_timeout
+        self._next_keepalive_close_time = max(self._next_keepalive_close_time, used_until)
+        super()._process_keepalive()

@@ -14,25 +14,26 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from shield.core.http_lane import BODY, MORE, PASS, TAKE, Head, Lane
+from shield.core.http_lane import BODY, MORE, PASS, TAKE, Express, Head, Reader
 from shield.server.body import too_slow
 from shield.server.bounds import (
     BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
     HOLD_BYTES,
     STRANGER_IDLE_S,
-    TURN_REQUESTS,
-    WRITE_BYTES,
 )
 from shield.server.exchange import Answer
 from shield.server.guarded import HEAD, REST, SILENCE, Guarded, head_too_slow
-from shield.server.rendering import SERVER_LINE, bytes_of, date_line
+from shield.server.rendering import bytes_of
 
 if TYPE_CHECKING:
     from shield.server.listener import Listener
+
+Left = tuple[int, bool, Head | Exception | None]
+"""Of a read: up to where it is answered, whether to close, the head that is not served or an error."""
 
 # Whose the next byte is.
 EXPRESS: Final = 0  # it begins a request, or continues what is held
@@ -44,11 +45,11 @@ BENEATH: Final = 3  # aiohttp's, and all that follow
 class Connection(Guarded):
     """aiohttp's connection with the express lane on top."""
 
-    __slots__ = ("_held", "_lane", "_left", "_mode", "_needed", "_peer", "_stopped", "_task", "_turning")
+    __slots__ = ("_held", "_left", "_mode", "_needed", "_reader", "_stopped", "_task", "_turning")
 
-    def __init__(self, listener: Listener, lane: Lane) -> None:
+    def __init__(self, listener: Listener, express: Express) -> None:
         super().__init__(listener)
-        self._lane = lane
+        self._reader = Reader(express, self.loop, self._received, self._left_over)
         self._mode = EXPRESS
         self._held = bytearray()
         self._needed = 0  # there is nothing to look at before so many bytes are held
@@ -56,7 +57,6 @@ class Connection(Guarded):
         self._task: asyncio.Task[None] | None = None  # a handler of this lane that waits
         self._turning = False  # what is held goes on in the next turn of the loop
         self._stopped = False  # reading is, by us
-        self._peer: Any = None
 
     def turn_away(self) -> None:
         """Whoever connected may not ask: aiohttp says so, and the express lane sees none of it."""
@@ -67,11 +67,24 @@ class Connection(Guarded):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        self._peer = transport.get_extra_info("peername")
+        write = cast(asyncio.Transport, transport).write
+        self._reader.begin(transport.get_extra_info("peername"), write)
         super().connection_made(transport)
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop, and with nothing by aiohttp when it goes on with what it has."""
+    @property
+    def data_received(self) -> Callable[[bytes], None]:
+        """Called by the loop, and with nothing by aiohttp when it goes on with what it has. Compiled: where nothing
+        stands in the way, what comes is answered without a frame of ours.
+        """
+        return self._reader.data_received
+
+    @property
+    def used_s(self) -> float:
+        """When the express lane last made use of the connection."""
+        return self._reader.used_s
+
+    def _received(self, data: bytes) -> None:
+        """Where something may stand in the way."""
         mode = self._mode
         if mode == RETURNING and data:
             mode = self._mode = EXPRESS if self.awaits_request else BENEATH
@@ -99,33 +112,34 @@ class Connection(Guarded):
 
     def _look(self, data: bytes) -> None:
         """Answers the requests of `data` and sees to what is left."""
-        listener = self.listener
         waited, due = self._what, self._deadline.at
         self._what = SILENCE
         self._deadline.at = math.inf
         self._needed = 0
-        self.used()
-        listener.pressure.look(self.loop)
-        sent, at, close, other = self._lane.serve(
-            data, listener.answer_at_once, self._peer, TURN_REQUESTS, WRITE_BYTES, SERVER_LINE, date_line()
-        )
-        if sent is not None and self.transport is not None:
-            self.transport.write(sent)
+        left = self._reader.look(data)
+        if left is not None:
+            self._left_over(data, left, due if waited == HEAD else None)
+        elif self._stopped and not self.writing_is_paused:
+            self._go_on_reading()
+        if waited == REST:
+            self.listener.done()  # counted since its head was here
+        self._reader.ready = left is None and not self._stopped and not self._busy and not self.ended
+
+    def _left_over(self, data: bytes, left: Left, due: float | None = None) -> None:
+        """What could not be answered at once. `due`: the deadline that the head at the start of `data` has already."""
+        self._reader.ready = False
+        at, close, other = left
         if other is None:
             if close:
                 self.force_close()
-            elif at < len(data):
+            else:
                 self._later(data, at)
-            elif self._stopped and not self.writing_is_paused:
-                self._go_on_reading()
         elif isinstance(other, Exception):
             self._fail(other)
         elif other.verdict == TAKE:
-            self._await(listener.answer(other), other, data)
+            self._await(self.listener.answer(other), other, data)
         else:
-            self._incomplete(data, at, other, due if waited == HEAD and at == 0 else None)
-        if waited == REST:
-            listener.done()  # counted since its head was here
+            self._incomplete(data, at, other, due if at == 0 else None)
 
     def _incomplete(self, data: bytes, at: int, head: Head, due: float | None) -> None:
         """What begins at `at` is not for this lane, or not yet. `due`: the deadline that its head has already."""
@@ -223,7 +237,7 @@ class Connection(Guarded):
         finally:
             self._task = None
             self.listener.done()
-        self.used()
+        self._reader.used()
         if close:
             self.force_close()
         else:
@@ -245,6 +259,11 @@ class Connection(Guarded):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
+    def pause_writing(self) -> None:
+        """Called by the transport when its buffer is full."""
+        self._reader.ready = False
+        super().pause_writing()
+
     def resume_writing(self) -> None:
         """Called by the transport when it is not full any more."""
         super().resume_writing()
@@ -255,8 +274,19 @@ class Connection(Guarded):
 
     # ---- the end -------------------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """Called by aiohttp: what is being answered is the last."""
+        self._reader.ready = False
+        super().close()
+
+    def force_close(self) -> None:
+        """Sends what is written and closes."""
+        self._reader.ready = False
+        super().force_close()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Called by the loop. A handler that waits is not cancelled: what it took is taken."""
+        self._reader.end()
         super().connection_lost(exc)
         if self._what == REST:
             self._what = SILENCE
@@ -265,6 +295,7 @@ class Connection(Guarded):
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:
         """Called when the listener ends."""
+        self._reader.ready = False
         if self._task is not None:
             task = self._task
             await asyncio.wait((task,), timeout=timeout)

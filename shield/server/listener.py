@@ -8,27 +8,33 @@ how it is admitted, counted and logged, is decided here for both lanes of a conn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
 
-from shield.core.http_lane import Head, Lane
+from shield.core.http_lane import Express, Head, Lane, PlainCheck
 from shield.errors import ReceiptError, RequestError, StoreError
 from shield.identity.callers import AllowedCallers
 from shield.server import auth
 from shield.server.aiohttp_lane import AiohttpAsk, response_of
 from shield.server.auth import CallerTokens
-from shield.server.bounds import HOLD_BYTES, MAX_CONNECTIONS
+from shield.server.bounds import HOLD_BYTES, MAX_CONNECTIONS, TURN_REQUESTS, WRITE_BYTES
 from shield.server.connection import Connection
 from shield.server.exchange import Answer, Ask, AtOnce, Handler
 from shield.server.guarded import Guarded
 from shield.server.logs import fault_fields
 from shield.server.problem import Problem
+from shield.server.rendering import SERVER_LINE
 from shield.server.service import Service, field_for_log
 from shield.server.wire import detail_of
 
 POST_ONLY = frozenset({"POST"})
+
+
+PlainOf = Callable[[object, Callable[[Exception], Answer], Callable[[Head], bool] | None], PlainCheck]
+"""From a route, what makes an answer of an error, and what tells whose requests are answered."""
 
 
 class Route(NamedTuple):
@@ -42,6 +48,8 @@ class Route(NamedTuple):
     """Whether callers need no token here."""
     at_once: AtOnce | None = None
     """What answers in the express lane, where the store is in this process."""
+    plain: PlainOf | None = None
+    """Makes what answers before that where nothing is special."""
 
 
 class Listener(web.Server):
@@ -71,15 +79,14 @@ class Listener(web.Server):
         self.callers = callers
         self._sheds = sheds
         self.pressure = service.pressure
-        self._lane = _lane(routes, prefix) if express else None
-        self._decides_at_once = express and service.shield.store.local
+        self.express = self._opened(prefix) if express else None
         self._connected = 0
         self.in_flight = 0
         """Requests whose head is here and that are not answered yet."""
         self._idle: asyncio.Event | None = None
 
     def __call__(self) -> Guarded:
-        return Guarded(self) if self._lane is None else Connection(self, self._lane)
+        return Guarded(self) if self.express is None else Connection(self, self.express)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Called by aiohttp. Past MAX_CONNECTIONS a connection is cut at once."""
@@ -142,7 +149,7 @@ class Listener(web.Server):
     def answer_at_once(self, head: Head) -> Answer | None:
         """The same without waiting, for a request of the express lane; None where its handler may wait."""
         route: Route = head.route
-        if route.at_once is None or not self._decides_at_once:
+        if route.at_once is None or self.express is None or not self.express.at_once:
             return None
         try:
             # What `_admitted` asks, but for what the lane has seen to: there is a route, and it has this method.
@@ -156,6 +163,26 @@ class Listener(web.Server):
         if self._service.draining:
             answer.close = True
         return answer
+
+    def _opened(self, prefix: tuple[str, Route] | None) -> Express:
+        """The express lane."""
+        at_once = self._service.shield.store.local
+        plain = None
+        for route in self._routes.values():
+            if route.plain is not None:
+                knows = None if route.open or self.tokens is None else self.knows
+                plain = route.plain(route, partial(self._explained, route=route), knows)
+        return Express(
+            lane_of(self._routes, prefix),
+            self.answer_at_once,
+            plain,
+            self._service,
+            self.pressure,
+            at_once=at_once,
+            most=TURN_REQUESTS,
+            most_bytes=WRITE_BYTES,
+            server=SERVER_LINE,
+        )
 
     def _explained(self, error: Exception, route: Route | None) -> Answer:
         """The answer where there is none. ConnectionError is nobody's to get."""
@@ -229,8 +256,8 @@ def _malformed(error: RequestError) -> Problem:
     return Problem(400, str(error) if error.field else detail_of(error), members=members)
 
 
-def _lane(routes: Mapping[str, Route], prefix: tuple[str, Route] | None) -> Lane:
-    """The express lane for routes of POST alone, which need a body, and for those of any method, which need none."""
+def lane_of(routes: Mapping[str, Route], prefix: tuple[str, Route] | None, kind: type[Lane] = Lane) -> Lane:
+    """Routes of POST alone, which need a body, and those of any method, which need none."""
     posts = [(path.encode(), route) for path, route in routes.items() if route.methods == POST_ONLY]
     anys = [(path.encode(), route) for path, route in routes.items() if route.methods is None]
-    return Lane(posts, anys, None if prefix is None else (prefix[0].encode(), prefix[1]), HOLD_BYTES)
+    return kind(posts, anys, None if prefix is None else (prefix[0].encode(), prefix[1]), HOLD_BYTES)

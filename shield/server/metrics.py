@@ -6,12 +6,12 @@ requests: no traffic makes a new time series.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from shield.core.http_lane import Tally
 from shield.server.counts import LATENCY_BUCKETS, Counts
 from shield.server.exposition import Exposition, PolicyInfo
 
@@ -39,6 +39,8 @@ class Metrics:
         self._stats = stats
         self._host_wide = host_wide
         self._counts = Counts(reloads={"replaced": 0, "refused": 0}, shed={"late": 0, "waiting": 0})
+        self.tally = Tally(LATENCY_BUCKETS)
+        """What is counted of every decision."""
         self.trace_lost = 0
         self.in_flight = 0
         self.adopt(policy)
@@ -54,10 +56,7 @@ class Metrics:
     def decided(self, decision: Decision, elapsed_s: float) -> None:
         """One decision, and how long it took."""
         counts = self._counts
-        reason = decision.reason
-        counts.reasons[reason] = counts.reasons.get(reason, 0) + 1
-        counts.latency[bisect_left(LATENCY_BUCKETS, elapsed_s)] += 1
-        counts.latency_sum_s += elapsed_s
+        self.tally.decided(decision.reason, elapsed_s)
         if decision.degraded:
             counts.degraded += 1
         if not decision.allowed:
@@ -88,6 +87,9 @@ class Metrics:
         numbers = {name: value for name, value in self._stats().items() if isinstance(value, (int, float))}
         return msgspec.structs.replace(
             self._counts,
+            reasons=self.tally.reasons,
+            latency=self.tally.latency,
+            latency_sum_s=self.tally.latency_sum_s,
             refusals=_some(self._counts.refusals),
             shadow=_some(self._counts.shadow),
             trace_lost=self.trace_lost,

@@ -10,11 +10,10 @@ What is behind those two is bounded elsewhere: connections, requests of one conn
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from time import perf_counter
 from typing import Final
 
+from shield.core.http_lane import Turns
 from shield.server.bounds import MAX_WAIT_S, MAX_WAITING, SHED_RETRY_AFTER_S
 from shield.server.problem import Problem
 
@@ -22,34 +21,14 @@ LATE: Final = "late"
 WAITING: Final = "waiting"
 
 
-class Pressure:
-    """`clock` returns seconds and never goes back. `shed` is told the reason of each refusal."""
+class Pressure(Turns):
+    """`clock` returns seconds and never goes back; None is the system's. `shed` is told the reason of each refusal."""
 
-    def __init__(self, shed: Callable[[str], None], *, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(self, shed: Callable[[str], None], *, clock: Callable[[], float] | None = None) -> None:
+        super().__init__(MAX_WAIT_S, clock)
         self._shed = shed
-        self._clock = clock
-        self._turn_began = -1.0
-        self._long = False  # this turn was
-        self._long_before = False  # and the one before
-        self.late = False
-        """What is read or begun at present has waited too long, and not for the first time."""
         self.waiting = 0
         """Requests whose decision a store is being asked for."""
-
-    def look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Called for each read, and for each request that begins in a task of its own."""
-        now = self._clock()
-        if self._turn_began < 0:
-            self._turn_began = now
-            loop.call_soon(self._turn_ended)
-        elif now - self._turn_began > MAX_WAIT_S:
-            self._long = True
-            self.late = self._long_before
-
-    def _turn_ended(self) -> None:
-        self._turn_began = -1.0
-        self._long_before, self._long = self._long, False
-        self.late = False
 
     @property
     def too_high(self) -> bool:

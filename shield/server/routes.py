@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from shield.identity.callers import AllowedCallers
 from shield.server.admin import admin_routes
 from shield.server.auth import CallerTokens
 from shield.server.authz import ENVOY_PREFIX, AuthzReader, authz_at_once, authz_handler, read_authz, read_envoy
-from shield.server.check import check_at_once, check_handler
+from shield.server.check import check_at_once, check_handler, plain_check
 from shield.server.listener import POST_ONLY, Listener, Route
 from shield.server.report import release_handler, report_handler
 from shield.server.service import Front, Service
@@ -23,7 +24,13 @@ def decision_listener(
     of them: the same answers, more slowly.
     """
     routes = {
-        "/v1/check": Route("check", check_handler(service), POST_ONLY, at_once=check_at_once(service)),
+        "/v1/check": Route(
+            "check",
+            check_handler(service),
+            POST_ONLY,
+            at_once=check_at_once(service),
+            plain=partial(plain_check, service),
+        ),
         "/v1/report": Route("report", report_handler(service), POST_ONLY),
         "/v1/release": Route("release", release_handler(service), POST_ONLY),
         "/v1/authz": _authz(service, read_authz),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import force_setattr
 
+from shield.core.http_lane import RequestIds
 from shield.decision import Decision
 from shield.errors import PolicyError, RequestError, ShieldError
 from shield.policy import Policy
@@ -49,12 +49,11 @@ class Front(ABC):
         self.pressure = Pressure(metrics.shed)
         self.draining = False
         # Ids are for finding lines again, so they need to differ and nothing else.
-        self._id_prefix = os.urandom(4).hex()
-        self._ids = count(1)
+        self.ids = RequestIds(os.urandom(4).hex())
 
     def next_request_id(self) -> str:
         """An id for a request that came without one that can be shown."""
-        return f"{self._id_prefix}-{next(self._ids):x}"
+        return self.ids.next()
 
     @property
     @abstractmethod
@@ -137,9 +136,7 @@ class Service(Front):
         finally:
             pressure.waiting -= 1
         elapsed_s = perf_counter() - started
-        self.metrics.decided(decision, elapsed_s)
-        if not decision.allowed:
-            self._refused(decision, endpoint, elapsed_s)
+        self.judged(decision, endpoint, elapsed_s)
         return decision
 
     def decide_nowait(self, request: Request, endpoint: str) -> Decision:
@@ -149,14 +146,15 @@ class Service(Front):
         started = perf_counter()
         decision = self.shield.check_nowait(request)
         elapsed_s = perf_counter() - started
-        self.metrics.decided(decision, elapsed_s)
-        if not decision.allowed:
-            self._refused(decision, endpoint, elapsed_s)
+        self.judged(decision, endpoint, elapsed_s)
         return decision
 
-    def _refused(self, decision: Decision, endpoint: str, elapsed_s: float) -> None:
-        request_id = shown_request_id(decision.request_id) or self.next_request_id()
-        self.lines.refused(decision, request_id, endpoint, elapsed_s)
+    def judged(self, decision: Decision, endpoint: str, elapsed_s: float) -> None:
+        """Counts a decision, and logs a refusal."""
+        self.metrics.decided(decision, elapsed_s)
+        if not decision.allowed:
+            request_id = shown_request_id(decision.request_id) or self.next_request_id()
+            self.lines.refused(decision, request_id, endpoint, elapsed_s)
 
     async def adopt(self, source: PolicySource, policy: Policy) -> None:
         """Puts a valid policy in force: for decisions, for gateway facts and for metrics."""

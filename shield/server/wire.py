@@ -43,7 +43,7 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 T = TypeVar("T")
 
 _request = msgspec.json.Decoder(Request)
-_decode_request = _request.decode
+decode_request = _request.decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 _report = msgspec.json.Decoder(Report)
 _release = msgspec.json.Decoder(Release)
@@ -73,7 +73,7 @@ _WORDS: Final = {
 def decode_check(body: bytes) -> Request | list[Request]:
     """One request, or the requests of an array of up to MAX_BATCH, all of them valid. RequestError."""
     try:
-        request = _decode_request(body)
+        request = decode_request(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if body[:1] != b"{" and body.lstrip(_WHITESPACE)[:1] == b"[":
             return _batch(body)

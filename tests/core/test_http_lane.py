@@ -122,7 +122,7 @@ def test_requests_are_served_in_order_up_to_a_bound_and_errors_come_last() -> No
 
     def serve(*queries: str, most: int = 10, most_bytes: int = 10_000) -> tuple[bytes, int, bool, Any]:
         data = b"".join(b"GET /v1/authz?%b HTTP/1.1\r\nHost: x\r\n\r\n" % query.encode() for query in queries)
-        out, at, close, other = lane().serve(data, answer_of, "peer", most, most_bytes, b"", b"")
+        out, at, close, other = lane().serve(data, answer_of, None, "peer", most, most_bytes, b"", b"")
         return out or b"", data.count(b"GET", 0, at), close, other
 
     out, served, close, other = serve("a", "b", "c")
@@ -136,7 +136,7 @@ def test_requests_are_served_in_order_up_to_a_bound_and_errors_come_last() -> No
     out, served, close, other = serve("a", "fail", "c")
     assert b"?a" in out
     assert (served, close, type(other)) == (1, False, KeyError)
-    assert lane().serve(b"", answer_of, None, 1, 1, b"", b"") == (None, 0, False, None)
+    assert lane().serve(b"", answer_of, None, None, 1, 1, b"", b"") == (None, 0, False, None)
 
 
 def test_random_bytes_are_looked_at_safely() -> None:

@@ -17,22 +17,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import math
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import uvloop
 
 from shield import Policy, Shield
-from shield.core.http_lane import TAKE, Lane
+from shield.core.http_lane import TAKE, Lane, RequestIds
 from shield.server.auth import CallerTokens
 from shield.server.connection import EXPRESS, Connection
 from shield.server.guarded import Guarded
+from shield.server.listener import lane_of
 from shield.server.logs import open_log
 from shield.server.metrics import Metrics
 from shield.server.pressure import Pressure
@@ -153,47 +155,55 @@ class Side:
         log = open_log(io.StringIO(), "json", "error")
         self.service = Service(self.shield, PolicySource(POLICY, "toml"), Metrics("0", policy, dict), log)
         self.service.pressure = Pressure(self.service.metrics.shed, clock=lambda: 0.0)  # no load is shed here
-        self.service._id_prefix = "fuzz"
+        self.service.ids = RequestIds("fuzz")
         self.listener = decision_listener(self.service, CallerTokens([TOKEN]) if tokens else None, express=express)
+        if self.listener.express is not None:
+            self.listener.express.lane = lane_of(self.listener._routes, self.listener._prefix, Looks)
 
     def connect(self, moods: random.Random | None) -> tuple[Guarded, Transport]:
-        self.service._ids = count(1)
+        self.service.ids.number = 1
         connection = self.listener()
         transport = Transport(connection, asyncio.get_running_loop(), moods)
         connection.connection_made(transport)
         return connection, transport
 
 
-class Looks:
+class Looks(Lane):
     """A lane that remembers what it saw."""
 
-    def __init__(self, lane: Lane, reads: list[list[Any]], seen: Counter[str]) -> None:
-        self._lane = lane
-        self._reads = reads
-        self._seen = seen
+    reads: list[list[Any]]
+    seen: Counter[str]
 
-    def serve(self, data: bytes, answer_of: Any, peer: Any, *bounds: Any) -> Any:
-        """The lane's own, told of what it looks at: by the answers it asks for, and by what it hands back."""
+    def serve(self, data: bytes, answer_of: Any, plain: Any, *rest: Any) -> Any:
+        """The lane's own. What it served is what it would find once more: finding has no memory."""
+        asked = 0
 
         def told(head: Any) -> Any:
-            answer = answer_of(head)
-            if answer is not None:
-                self._took(data, head)
-            return answer
+            nonlocal asked
+            asked += 1
+            return answer_of(head)
 
-        served = self._lane.serve(data, told, peer, *bounds)
-        head = served[3]
+        served = super().serve(data, told, plain, *rest)
+        _, end, _, head = served
+        at = taken = 0
+        while at < end:
+            found = self.look(data, at)
+            assert found.verdict == TAKE
+            self._took(data, found)
+            at, taken = found.end, taken + 1
         if head is not None:
             assert not isinstance(head, Exception), head
             if head.verdict == TAKE:
+                asked -= 1
                 self._took(data, head)
             else:
-                self._seen[head.why] += 1
+                self.seen[head.why] += 1
+        self.seen["plain"] += taken - asked
         return served
 
     def _took(self, data: bytes, head: Any) -> None:
-        self._reads.append([data[head.start : head.end], -1])
-        self._seen["take"] += 1
+        self.reads.append([data[head.start : head.end], -1])
+        self.seen["take"] += 1
 
 
 def at_rest(connection: Guarded) -> bool:
@@ -231,6 +241,10 @@ async def feed(connection: Guarded, transport: Transport, reads: Any, made: list
         if transport.closed:
             return
         connection.data_received(data)
+        if isinstance(connection, Connection) and connection._reader.ready:
+            in_the_way = (connection._held, connection._busy, connection._stopped, connection.ended, connection._mode)
+            assert not any(in_the_way), in_the_way
+            assert connection._deadline.at == math.inf
         if turns < 0:
             await settle(connection, transport)
         else:
@@ -334,9 +348,11 @@ class Fuzz:
                 break
         return bytes(message)
 
-    def cuts(self, length: int, few: bool) -> list[int]:
-        """Where to cut so many bytes."""
+    def cuts(self, length: int, few: bool, borders: Sequence[int] = ()) -> list[int]:
+        """Where to cut so many bytes; sometimes between the messages that lie in them."""
         kind = self.random.random()
+        if borders and self.random.random() < 0.3:
+            return [border for border in borders if border < length and self.random.random() < 0.9]
         if kind < 0.4:
             return []
         if kind < 0.42 and length < 400 and not few:
@@ -370,21 +386,26 @@ class Fuzz:
             self.streams["truncated"] += 1
         else:
             self.streams["good"] += 1
-        await self.compare(stream, express, plain, good=odd >= 0.33, together=together)
+        borders = list(accumulate(len(message) for message, _ in messages))
+        await self.compare(stream, express, plain, good=odd >= 0.33, together=together, borders=borders)
 
-    async def compare(self, stream: bytes, express: Side, plain: Side, *, good: bool, together: bool) -> None:
+    async def compare(
+        self, stream: bytes, express: Side, plain: Side, *, good: bool, together: bool, borders: Sequence[int] = ()
+    ) -> None:
         """Mismatch where the answers to a stream differ."""
         moods = self.random if self.random.random() < 0.1 else None
         # Where a handler does not need the body, aiohttp's answer depends on whether it is here in the handler's turn:
         # bytes that the lane holds for a while must then not come later than they would have.
         together = together or (not good and (moods is not None or express.waits))
-        cut = [0, *self.cuts(len(stream), len(stream) > 5_000), len(stream)]
+        cut = [0, *self.cuts(len(stream), len(stream) > 5_000, borders), len(stream)]
         turns = [0 if together else self.random.choice((0, 0, 1, 3)) for _ in cut]
         pieces = [(stream[a:b], turn) for a, b, turn in zip(cut, cut[1:], turns, strict=False) if a < b]
         reads: list[list[Any]] = []
         connection, transport = express.connect(moods)
         assert isinstance(connection, Connection)
-        connection._lane = Looks(connection._lane, reads, self.seen)  # type: ignore[assignment]
+        lane = express.listener.express.lane  # type: ignore[union-attr]
+        assert isinstance(lane, Looks)
+        lane.reads, lane.seen = reads, self.seen
         self._reads = reads
         await feed(connection, transport, pieces, reads)
         self._reads = None

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from aiohttp import base_protocol, web_protocol
 
-from shield.server import aiohttp_internals
+from shield.server import aiohttp_internals, guarded
 from shield.server.aiohttp_internals import METHODS, NAMES
 from shield.server.guarded import Guarded
 from tests.server.running import serving
@@ -105,14 +105,26 @@ async def test_idle_busy_and_ended_are_told_apart() -> None:
         writer.close()
 
 
-async def test_the_keep_alive_timer_is_moved_by_requests_of_the_express_lane() -> None:
+async def test_the_keep_alive_timer_is_moved_by_requests_of_the_express_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(guarded.CONNECTION_OPTIONS, "keepalive_timeout", 0.2)
     async with serving() as server:
         reader, writer = await asyncio.open_unix_connection(str(server.path))
-        await asyncio.sleep(0.01)
+        # Once aiohttp has answered, its timer runs.
+        for target in (b"/v1/other", b"/v1/authz"):
+            writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.05)
         connection: Any = next(iter(server.decisions.connections))
-        before = connection._next_keepalive_close_time
-        writer.write(b"GET /v1/authz HTTP/1.1\r\nHost: x\r\n\r\n")
-        await reader.readuntil(b"\r\n\r\n")
-        assert connection.requests_read == 0  # aiohttp saw nothing of it
-        assert connection._next_keepalive_close_time > before
+        assert connection.requests_read == 1  # aiohttp saw nothing of the second
+        due = connection._next_keepalive_close_time
+        connection._keepalive_handle.cancel()
+        monkeypatch.setattr(connection.loop, "time", lambda: due, raising=False)
+        connection._process_keepalive()
+        assert not connection.ended
+        assert connection._next_keepalive_close_time == connection.used_s + 0.2 > due
+        assert connection._keepalive_handle.when() == connection._next_keepalive_close_time
+        monkeypatch.setattr(connection.loop, "time", lambda: connection.used_s + 0.21, raising=False)
+        connection._process_keepalive()
+        assert connection.ended
+        monkeypatch.undo()
         writer.close()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 import re
 import socket
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import pytest
@@ -80,7 +80,7 @@ async def test_the_lanes_answer_alike_over_sockets() -> None:
     stream = GET + check("id", user="u") + GET
     async with serving('name = "empty"') as express, serving('name = "empty"', express=False) as plain:
         for server in (express, plain):
-            server.service._ids = count(0x1000)  # ids of one length
+            server.service.ids.number = 0x1000  # ids of one length
         before = await ask(plain, stream, [len(GET)], asyncio.Semaphore(1))
         cut = [sorted(rng.randrange(len(stream)) for _ in range(3)) for _ in odd]
         some = asyncio.Semaphore(40)  # the kernel keeps so many waiting
@@ -114,6 +114,46 @@ async def ask_now(server: Running, data: bytes, cuts: list[int]) -> list[bytes]:
         pass
     writer.close()
     return [one for one in _CHANGING.sub(b"", got).split(b"HTTP/1.") if one]
+
+
+async def test_the_lanes_count_and_log_alike() -> None:
+    """Allowed, refused, by a shadow limit, invalid, a batch, a peek, a malformed body, a body past its bound."""
+    policy = """
+        [[limit]]
+        name = "few"
+        key = ["user"]
+        rate = "1/m"
+        burst = 2
+
+        [[limit]]
+        name = "quiet"
+        key = ["tenant"]
+        rate = "1/m"
+        burst = 1
+        mode = "shadow"
+    """
+    bodies = [b'{"user":"u","tenant":"t"}'] * 4 + [
+        *(b'{"user":"v","cost":0}', b'[{"user":"w"},{"user":"w"}]', b'{"user":"x","ip":"no"}', b'{"user":1}'),
+        *(b'{"user":"y","user":"z"}', b'{"user":"y","request_id":"mine"}', b"x" * (bounds.MAX_BODY_BYTES + 1)),
+    ]
+    told = []
+    for express in (True, False):
+        async with serving(policy, express=express) as server:
+            answers = []
+            for body in bodies:
+                async with server.client.post("/v1/check", data=io.BytesIO(body)) as answer:
+                    answers.append(answer.status)
+            counts = server.service.metrics.counts()
+            lines = [json.loads(line) for line in server.log().splitlines()]
+            for line in lines:
+                for name in list(line):
+                    if name not in ("event", "message", "endpoint", "status", "reason", "violated", "field", "level"):
+                        del line[name]
+            told.append((answers, counts.reasons, counts.refusals, counts.shadow, counts.problems, lines))
+            assert sum(counts.latency) == sum(counts.reasons.values()) == 9
+    assert told[0] == told[1]
+    assert told[0][1]["limit"] == 2
+    assert told[0][3]["quiet"] >= 1
 
 
 # ---- order, splits, turns ----------------------------------------------------------------------------------
@@ -165,7 +205,7 @@ async def test_requests_that_wait_for_a_store_keep_their_order(monkeypatch: pyte
     """Each waits less than the one before; nothing is decided before the one in front is answered."""
     async with serving() as server:
         shield = server.service.shield
-        monkeypatch.setattr(server.decisions, "_decides_at_once", False)
+        monkeypatch.setattr(server.decisions.express, "at_once", False)
         decide, deciding = shield.check, []
 
         async def slowly(request: Any) -> Any:
@@ -191,7 +231,7 @@ async def test_what_comes_while_a_decision_waits_is_not_decided_before_it(monkey
     async with serving() as server:
         gate = asyncio.Event()
         decide = server.service.shield.check
-        monkeypatch.setattr(server.decisions, "_decides_at_once", False)
+        monkeypatch.setattr(server.decisions.express, "at_once", False)
         begun = []
 
         async def stuck(request: Any) -> Any:
@@ -217,7 +257,7 @@ async def test_what_waits_behind_a_slow_decision_is_bounded(monkeypatch: pytest.
     async with serving() as server:
         gate = asyncio.Event()
         decide = server.service.shield.check
-        monkeypatch.setattr(server.decisions, "_decides_at_once", False)
+        monkeypatch.setattr(server.decisions.express, "at_once", False)
 
         async def stuck(request: Any) -> Any:
             await gate.wait()
@@ -477,7 +517,7 @@ async def test_what_comes_too_late_is_shed(express: bool) -> None:
 
     async with serving(express=express) as server:
         assert (await server.check({"user": "u"}))["allowed"]
-        server.service.pressure._clock = clock
+        server.service.pressure.clock = clock
         loop = asyncio.get_running_loop()
         made = []
         for _ in range(3):
@@ -516,7 +556,8 @@ async def test_too_many_that_wait_for_the_store_are_shed(monkeypatch: pytest.Mon
     async with serving(express=express) as server:
         gate = asyncio.Event()
         decide = server.service.shield.check
-        monkeypatch.setattr(server.decisions, "_decides_at_once", False)
+        if express:
+            monkeypatch.setattr(server.decisions.express, "at_once", False)
 
         async def stuck(request: Any) -> Any:
             await gate.wait()
