@@ -24,6 +24,7 @@ SCENARIOS = {
     "graphql": Scenario("pricing an operation, and the hostile ones", ("graphql",)),
     "detectors": Scenario("twelve detectors beside a check", ("detectors",)),
     "identity": Scenario("tokens known, new and forged", ("identity",)),
+    "middleware": Scenario("what the ASGI middleware adds to a request", ("middleware",)),
     "memory": Scenario("bytes a key, and ten million attacker keys", ("memory",)),
     "scale": Scenario("a thousand limits, ten million keys, the longest call", ("scale",)),
     "shared": Scenario("one table for the processes of a host", ("shared",)),

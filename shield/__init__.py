@@ -6,7 +6,7 @@ from shield import Shield, Policy, Request, TokenBucket, SlidingWindow
 from importlib.metadata import PackageNotFoundError, version
 
 from shield.core import Decision, LimitStatus, SlidingWindow, TokenBucket
-from shield.errors import PolicyError, ReceiptError, RequestError, ShieldError, StoreError, StoreTimeout
+from shield.errors import PolicyError, ReceiptError, Refused, RequestError, ShieldError, StoreError, StoreTimeout
 from shield.policy import Policy
 from shield.rate import Rate
 from shield.request import Request
@@ -24,6 +24,7 @@ __all__ = [
     "PolicyError",
     "Rate",
     "ReceiptError",
+    "Refused",
     "Request",
     "RequestError",
     "Shield",

@@ -1,6 +1,7 @@
 """What can go wrong, as plain Python: one root, and children that say whose fault it is.
 
-A refusal is never one of these: refusals are values (`shield.Decision`). These are faults: a policy file that is wrong,
+A refusal is a value (`shield.Decision`), and an error only where code must not go on and nobody looks at a value:
+`Refused`, of a slot and of a limited function. The others are faults: a policy file that is wrong,
 input of the caller's own that cannot be read, a store that did not answer. `transient` says whether the same call
 may succeed later without anything being mended.
 """
@@ -8,7 +9,10 @@ may succeed later without anything being mended.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from shield.core import Decision
 
 
 class ShieldError(Exception):
@@ -64,3 +68,13 @@ class StoreProtocolError(StoreError):
     """The store answered something that is no answer to what was asked."""
 
     transient = False
+
+
+class Refused(ShieldError):
+    """What stands behind a slot or a limited function may not be done now; `decision` says why and when it may."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        detail = f": {decision.detail}" if decision.detail else ""
+        wait_s = decision.retry_after
+        super().__init__(f"{decision.reason}{detail}" + (f"; retry after {wait_s:.6f} s" if wait_s else ""))

@@ -21,11 +21,11 @@ from shield.core import Charges, CompiledPolicy, Decision
 from shield.errors import PolicyError, PolicyIssue, ShieldError, StoreError
 from shield.guard.graphql import PriceGuard
 from shield.keeper import Keeper
+from shield.pacing import Pacing
 from shield.policy import Policy
 from shield.policy.model import CONCURRENCY
 from shield.receipt import Handles, limit_digest
 from shield.request import Request
-from shield.sequel import Sequel
 from shield.store.memory import MemoryStore
 from shield.store.table import TableStore
 
@@ -47,7 +47,7 @@ class Explanation(NamedTuple):
     """The key it counted by, in clear: for the operator who asked, never for a log."""
 
 
-class Shield(Sequel):
+class Shield(Pacing):
     """Decides every quota of a request in one atomic step.
 
     `store` is a URL (`memory://`, `shared://NAME`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store.
@@ -85,6 +85,7 @@ class Shield(Sequel):
 
             self._standin = StandIn(self._local.table, partial(compile_policy, registry=self._local.registry))
         self._paying: asyncio.Task[None] | None = None  # tells the store what it does not know of
+        self._lines = {}
         self._clock = clock
         self._trace = trace
         self._gate: Gate | None = None

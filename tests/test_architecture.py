@@ -25,7 +25,7 @@ LAYERS = [
     (
         "edges",
         [
-            *("shield.server", "shield.simulate", "shield.geo"),
+            *("shield.server", "shield.simulate", "shield.geo", "shield.middleware", "shield.client"),
             *("shield.cli", "shield.cli_bench", "shield.cli_options", "shield.cli_price", "shield.__main__"),
         ],
     ),

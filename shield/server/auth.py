@@ -12,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from shield.errors import ShieldError
+from shield.identity.bearer import bearer
 from shield.server.bounds import MAX_TOKEN_FILE_BYTES, MAX_TOKENS
 
 HEADER = "Shield-Authorization"
@@ -81,12 +82,3 @@ def read_token_file(path: Path) -> bytes:
             return file.read(MAX_TOKEN_FILE_BYTES + 1)
     except OSError as error:
         raise TokenFileError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def bearer(authorization: str | None) -> str | None:
-    """The token of `Bearer TOKEN`; None for another scheme or none at all."""
-    if authorization is None:
-        return None
-    scheme, _, token = authorization.strip().partition(" ")
-    token = token.strip()
-    return token if token and scheme.lower() == "bearer" else None

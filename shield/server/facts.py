@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from shield.errors import RequestError
 from shield.identity.address import TrustedProxies
+from shield.identity.bearer import bearer
 from shield.policy import Identity
 from shield.request import IdempotencyKey, Request
-from shield.server.auth import bearer
 from shield.server.exchange import Ask, Fields
 
 _ABSENT: Final[tuple[str, ...]] = ()

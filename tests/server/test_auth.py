@@ -11,7 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from shield.server.auth import CallerTokens, TokenFileError, bearer
+from shield.identity.bearer import bearer
+from shield.server.auth import CallerTokens, TokenFileError
 from shield.server.lifecycle import Server
 from shield.server.options import ServeOptions, read_secret
 from shield.server.sockets import Address, TlsFiles, UsageError
