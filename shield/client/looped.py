@@ -1,0 +1,154 @@
+"""The client for an event loop, over aiohttp's connection pool."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from shield.client.protocol import (
+    DEADLINE_S,
+    IDLE_S,
+    MAX_ANSWER_BYTES,
+    POOL_SIZE,
+    Call,
+    Decision,
+    Endpoint,
+    Unreachable,
+    WhenUnreachable,
+    check_call,
+    check_many_call,
+    checked,
+    headers,
+    release_call,
+    report_call,
+)
+from shield.request import Request
+
+if TYPE_CHECKING:
+    import aiohttp
+
+T = TypeVar("T")
+
+
+class Client:
+    """Asks the endpoint at `url`: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
+
+    `token` is the caller's, for an endpoint with `--auth-token-file`; `tls` holds its certificate, for mutual TLS.
+    A call takes `deadline_s` at most, waiting for one of `pool_size` connections included. When nobody answers,
+    `when_unreachable` decides what a check says: "raise" (Unreachable), "allow" or "deny", and then the decision is
+    `degraded`. Nothing is sent twice. ValueError for an option that is none.
+
+    Use it as `async with Client(...)`, or call `close`. It belongs to the loop of its first call.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        deadline_s: float = DEADLINE_S,
+        when_unreachable: WhenUnreachable = "raise",
+        pool_size: int = POOL_SIZE,
+    ) -> None:
+        checked(when_unreachable, deadline_s, pool_size)
+        self._endpoint = Endpoint.parse(url)
+        self._headers = headers(token)
+        self._tls = tls
+        self._deadline_s = deadline_s
+        self._when_unreachable: WhenUnreachable = when_unreachable
+        self._pool_size = pool_size
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections. A later call opens new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def check(self, request: Request) -> Decision:
+        """One decision. RequestError for a request that is none, EndpointError when the caller itself is refused."""
+        return await self._call(check_call(request))
+
+    async def check_many(self, requests: Sequence[Request]) -> list[Decision]:
+        """Up to 256 decisions, each its own step, in order."""
+        return await self._call(check_many_call(requests)) if requests else []
+
+    async def report(
+        self,
+        receipt: str | None = None,
+        *,
+        facts: Request | None = None,
+        cost: int | None = None,
+        bytes: int | None = None,
+        type_cost: int | None = None,
+        status: int | None = None,
+        event: str | None = None,
+    ) -> bool:
+        """What became of a request: with its receipt what it really took, with its facts what detectors learn from.
+        True when something was settled. Unreachable when nobody answers.
+        """
+        told = {"cost": cost, "bytes": bytes, "type_cost": type_cost, "status": status, "event": event}
+        return await self._call(report_call(receipt, facts, told))
+
+    async def release(self, leases: Sequence[str]) -> int:
+        """Gives places back; how many came free. Unreachable when nobody answers."""
+        return await self._call(release_call(leases)) if leases else 0
+
+    async def _call(self, call: Call[T]) -> T:
+        try:
+            status, body = await self._post(call.path, call.body)
+            return call.result(status, body)
+        except Unreachable as error:
+            return call.stand_in(self._when_unreachable, error)
+
+    async def _post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        import aiohttp
+
+        session = self._session
+        if session is None:
+            session = self._session = self._open()
+        try:
+            async with session.post(self._endpoint.prefix + path, data=body) as answer:
+                read = await answer.content.read(MAX_ANSWER_BYTES + 1)
+                while not answer.content.at_eof() and len(read) <= MAX_ANSWER_BYTES:
+                    read += await answer.content.read(MAX_ANSWER_BYTES + 1 - len(read))
+                if len(read) > MAX_ANSWER_BYTES:
+                    answer.close()
+                    raise Unreachable(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+                return answer.status, read
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            raise Unreachable(f"{self._where()}: {type(error).__name__}: {error}") from None
+
+    def _where(self) -> str:
+        endpoint = self._endpoint
+        return endpoint.path if endpoint.scheme == "unix" else f"{endpoint.host}:{endpoint.port}"
+
+    def _open(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        endpoint = self._endpoint
+        connector: aiohttp.BaseConnector
+        if endpoint.scheme == "unix":
+            connector = aiohttp.UnixConnector(endpoint.path, limit=self._pool_size, keepalive_timeout=IDLE_S)
+        else:
+            connector = aiohttp.TCPConnector(
+                limit=self._pool_size, keepalive_timeout=IDLE_S, ssl=True if self._tls is None else self._tls
+            )
+        scheme = "http" if endpoint.scheme == "unix" else endpoint.scheme
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        port = "" if endpoint.scheme == "unix" else f":{endpoint.port}"
+        return aiohttp.ClientSession(
+            f"{scheme}://{host}{port}",
+            connector=connector,
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._deadline_s),
+        )
