@@ -8,7 +8,7 @@ import time
 
 from shield.server.sockets import UsageError
 
-from . import compare, machine, repeats, results, scenarios, table
+from . import capacity, compare, machine, repeats, results, scenarios, table
 from .results import Results
 from .scenarios import SCENARIOS
 
@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     for name in options.names:
         if name not in SCENARIOS:
             raise UsageError(f"no benchmark called {name!r}; there are {', '.join(SCENARIOS)}")
+    if options.rate is not None:
+        return _capacity(options)
     return _against(options) if options.against is not None else _measured(options)
 
 
@@ -43,6 +45,13 @@ def _settings(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _measured(options: argparse.Namespace) -> int:
+    found = _run(options)
+    _write(options, found)  # first: whoever reads the table may stop reading it
+    print(table.figures(found))
+    return FAULT if found.interrupted else 0
+
+
+def _run(options: argparse.Namespace) -> Results:
     names, settings = options.names or list(SCENARIOS), _settings(options)
     count = options.repeats or 1
     with table.Progress(len(names) * count) as progress:
@@ -56,9 +65,36 @@ def _measured(options: argparse.Namespace) -> int:
                     scenarios.run(name, options.seconds, options.seed, found)
             except KeyboardInterrupt:
                 found.interrupted = True
-    _write(options, found)  # first: whoever reads the table may stop reading it
-    print(table.figures(found))
-    return FAULT if found.interrupted else 0
+    return found
+
+
+def _capacity(options: argparse.Namespace) -> int:
+    """What a launch needs, from a file or measured now. NO when this machine does not serve it."""
+    if options.names not in ([], ["capacity"]):
+        raise UsageError("--rate asks for a capacity plan: name capacity, or nothing")
+    wanted = capacity.Wanted(
+        options.rate, options.p99_ms, options.keys, options.limits_a_key, options.hot, options.nic_gbits
+    )
+    options.names = ["capacity"]
+    found = _run(options) if options.measured is None else results.read(options.measured)
+    facts = [one["points"][0] for one in found.series if one["kind"] == "facts"]
+    if options.measured is None:
+        _write(options, found)
+        print(table.figures(found) + "\n")
+    if found.interrupted:
+        return FAULT
+    if not facts:
+        raise UsageError(f"{options.measured or 'this machine'}: no measurements of the scenario capacity are there")
+    plans = capacity.plans(facts[0], wanted)
+    share = f", {wanted.hot:.0%} of them for one key" if wanted.hot else ""
+    print(f"for {wanted.rate:,.0f} checks/s{share}, p99 {wanted.p99_ms:g} ms, {wanted.keys:,} keys")
+    print("\n".join(capacity.text(plan, wanted) for plan in plans))
+    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+        print(f"note: {note}")
+    if any(plan.served for plan in plans):
+        return 0
+    print(f"this machine does not serve {wanted.rate:,.0f} checks/s at that p99")
+    return NO
 
 
 def _against(options: argparse.Namespace) -> int:

@@ -1,8 +1,7 @@
-"""A load generator of raw protocols on one core: how many requests a second, and how late answers are.
+"""Raw protocols that ask and listen, one request at a time on each connection; the closed loop around them.
 
-Closed loop: each connection sends its next request when the answer is here. Open loop: requests leave at intended
-instants, whatever became of earlier ones, and latency counts from those instants, so that a server which stops for a
-while is charged for every request that it kept from leaving.
+Closed loop: each connection sends its next request when the answer is here, which says how much a server does and
+nothing about how late it is. For that there is `open_loop`.
 """
 
 from __future__ import annotations
@@ -10,27 +9,35 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 MAX_STEAL = 0.01
 MAX_TRIES = 6
 
 
-class Client(asyncio.Protocol):
-    """One connection with one request at a time on its way. `answered` is told of each answer."""
+class Answer(NamedTuple):
+    """What a generator wants to know of an answer."""
 
-    def __init__(self, load: _Load) -> None:
+    ok: bool
+    """Status 200."""
+    refused: bool
+    """A decision that says no."""
+    size_bytes: int
+
+
+class Client(asyncio.Protocol):
+    """One connection with one request at a time on its way. The load is told of each answer."""
+
+    def __init__(self, load: Load) -> None:
         self._load = load
         self._buffer = b""
-        self.since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport: Any = transport
 
     def send(self, request: bytes, since: float) -> None:
-        self.since = since
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -41,51 +48,61 @@ class Client(asyncio.Protocol):
             at = data.find(b"Content-Length: ", 0, head) + 16
             end = head + 4 + int(data[at : data.find(b"\r", at)])
             if len(data) >= end:
-                if not data.startswith(b"HTTP/1.1 200") or len(data) > end:
-                    raise RuntimeError(f"not the answer that was asked for: {data[:200]!r}")
+                if len(data) > end:
+                    raise RuntimeError(f"more than the answer that was asked for: {data[end : end + 200]!r}")
                 self._buffer = b""
-                self._load.answered(self)
+                ok = data.startswith(b"HTTP/1.1 200")
+                self._load.answered(self, Answer(ok, data.startswith(b'{"allowed":false', head + 4), end))
                 return
         self._buffer = data
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._load.lost(exc)
+        self._load.lost(self, exc)
+
+    def close(self) -> None:
+        """The load does not mind."""
+        self._load = _NOBODY
+        self._transport.close()
 
 
-class _Load:
-    def __init__(self, requests: Sequence[bytes], seconds: float) -> None:
-        self._requests = requests
-        self._next = 0
+class Load:
+    """Who is told of answers."""
+
+    def answered(self, client: Client, answer: Answer) -> None: ...
+
+    def lost(self, client: Client, error: BaseException | None) -> None: ...
+
+
+_NOBODY = Load()
+
+
+class Closed(Load):
+    """As many requests as are answered, of which none may fail."""
+
+    def __init__(self, request: Callable[[], bytes], seconds: float) -> None:
+        self._request = request
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
         self._done = self._loop.create_future()
         self.count = 0
 
-    def request(self) -> bytes:
-        self._next += 1
-        return self._requests[self._next % len(self._requests)]
-
-    def answered(self, client: Client) -> None:
-        raise NotImplementedError
-
-    def lost(self, exc: BaseException | None) -> None:
-        if not self._done.done():
-            self._done.set_exception(exc or ConnectionError("the server closed a connection"))
-
-
-class Closed(_Load):
-    """As many requests as are answered."""
-
-    def answered(self, client: Client) -> None:
+    def answered(self, client: Client, answer: Answer) -> None:
         self.count += 1
         if not self._done.done():
-            client.send(self.request(), 0.0)
+            if answer.ok:
+                client.send(self._request(), 0.0)
+            else:
+                self._done.set_exception(RuntimeError("an answer was not 200"))
+
+    def lost(self, client: Client, error: BaseException | None) -> None:
+        if not self._done.done():
+            self._done.set_exception(error or ConnectionError("the server closed a connection"))
 
     async def run(self, clients: Sequence[Client]) -> float:
         """Requests a second."""
         started = time.perf_counter()
         for client in clients:
-            client.send(self.request(), 0.0)
+            client.send(self._request(), 0.0)
         self._loop.call_later(self._seconds, lambda: self._done.done() or self._done.set_result(None))
         await self._done
         rate = self.count / (time.perf_counter() - started)
@@ -93,44 +110,21 @@ class Closed(_Load):
         return rate
 
 
-class Open(_Load):
-    """So many requests a second, evenly. The loop never sleeps: timers of a millisecond would send in bursts."""
+def in_turn(requests: Sequence[bytes]) -> Callable[[], bytes]:
+    """One after the other, without end."""
+    at = -1
 
-    def __init__(self, requests: Sequence[bytes], seconds: float, rate: float) -> None:
-        super().__init__(requests, seconds)
-        self._rate = rate
-        self._free: deque[Client] = deque()
-        self._sent = 0
-        self.latencies_s: list[float] = []
+    def request() -> bytes:
+        nonlocal at
+        at += 1
+        if at == len(requests):
+            at = 0
+        return requests[at]
 
-    def answered(self, client: Client) -> None:
-        self.latencies_s.append(time.perf_counter() - client.since)
-        self._free.append(client)
-
-    def _turn(self) -> None:
-        now = time.perf_counter()
-        due = int((now - self._started) * self._rate)
-        free = self._free
-        while self._sent < due and free:
-            free.popleft().send(self.request(), self._started + (self._sent + 1) / self._rate)
-            self._sent += 1
-        if now - self._started >= self._seconds:
-            if not self._done.done():
-                self._done.set_result(None)
-        else:
-            self._loop.call_soon(self._turn)
-
-    async def run(self, clients: Sequence[Client]) -> list[float]:
-        """Latencies in seconds, sorted."""
-        self._free.extend(clients)
-        self._started = time.perf_counter()
-        self._turn()
-        await self._done
-        await asyncio.sleep(0.05)
-        return sorted(self.latencies_s)
+    return request
 
 
-async def connect(load: _Load, port: int, connections: int) -> list[Client]:
+async def connect(load: Load, port: int, connections: int) -> list[Client]:
     """The connections of a load, all of them open."""
     loop = asyncio.get_running_loop()
     made = [await loop.create_connection(lambda: Client(load), "127.0.0.1", port) for _ in range(connections)]
@@ -138,10 +132,8 @@ async def connect(load: _Load, port: int, connections: int) -> list[Client]:
 
 
 def close(clients: Sequence[Client]) -> None:
-    """Closes them; the load does not mind any more."""
     for client in clients:
-        client._load.lost = lambda exc: None  # type: ignore[method-assign]
-        client._transport.close()
+        client.close()
 
 
 def stolen() -> tuple[int, int]:

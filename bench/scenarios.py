@@ -28,9 +28,10 @@ SCENARIOS = {
     "memory": Scenario("bytes a key, and ten million attacker keys", ("memory",)),
     "scale": Scenario("a thousand limits, ten million keys, the longest call", ("scale",)),
     "shared": Scenario("one table for the processes of a host", ("shared",)),
-    "server": Scenario("the endpoint", ("server",)),
+    "server": Scenario("the endpoint, and how late it is at which rate, on both lanes", ("server", "offered")),
     "store": Scenario("Redis: how near to what one server can do", ("store",)),
     "faults": Scenario("Redis stands still for two seconds", ("faults",)),
+    "capacity": Scenario("what workers, Redis and memory do; with --rate what a launch needs", ("workers",)),
 }
 
 

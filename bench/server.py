@@ -12,14 +12,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
 
+from .arrivals import instants
 from .decision import SIX_LIMITS_TOML
-from .load import MAX_STEAL, MAX_TRIES, Closed, Open, close, connect, pin, stolen
+from .load import MAX_STEAL, MAX_TRIES, Closed, close, connect, in_turn, pin, stolen
+from .open_loop import OpenLoop
 from .peers import web_application
 from .process import python, shield_of
 from .record import Row
@@ -77,7 +80,7 @@ async def undisturbed(measure: Callable[[], Awaitable[float]]) -> float:
 
 async def saturation(port: int, asked: list[bytes], seconds: float) -> float:
     """Answers a second."""
-    load = Closed(asked, seconds)
+    load = Closed(in_turn(asked), seconds)
     clients = await connect(load, port, CONNECTIONS)
     rate = await load.run(clients)
     close(clients)
@@ -86,10 +89,11 @@ async def saturation(port: int, asked: list[bytes], seconds: float) -> float:
 
 async def percentile(port: int, asked: list[bytes], seconds: float, rate: float, part: float) -> float:
     """Milliseconds within which this part of the answers came."""
-    load = Open(asked, seconds, rate)
+    load = OpenLoop(in_turn(asked), instants(rate, seconds))
     clients = await connect(load, port, CONNECTIONS)
-    latencies = await load.run(clients)
+    await load.run(clients, time.perf_counter())
     close(clients)
+    latencies = sorted(load.latencies_s)
     return latencies[min(len(latencies) - 1, int(part * len(latencies)))] * 1_000
 
 

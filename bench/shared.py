@@ -67,7 +67,7 @@ def _rate(workers: list[subprocess.Popen[str]], seconds: float) -> float:
     return sum(float(worker.stdout.readline()) for worker in workers if worker.stdout is not None)
 
 
-def _two_against_one(url: str, keys: int, seconds: float) -> tuple[float, float]:
+def two_against_one(url: str, keys: int, seconds: float) -> tuple[float, float]:
     """Decisions of one process in a second, and how many times that two make."""
     ones, ratios = [], []
     with _workers(url, keys) as workers:
@@ -84,8 +84,8 @@ def run(seconds: float) -> list[Row]:
     with PrivateTable() as table:
         memory, shared = asks(Shield(POLICY), KEYS), asks(Shield(POLICY, table.url), KEYS)
         private, mapped = interleaved([memory, shared], [KEYS, KEYS], seconds)
-        _, spread = _two_against_one(table.url, KEYS, seconds)
-        one, hot = _two_against_one(table.url, 1, seconds)
+        _, spread = two_against_one(table.url, KEYS, seconds)
+        one, hot = two_against_one(table.url, 1, seconds)
         bytes_a_key = table.path.stat().st_size / 1_000_000
     cost = mapped / private
     return [

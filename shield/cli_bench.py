@@ -18,6 +18,8 @@ examples:
       what changed beyond the noise
   shield bench core --against ../main --repeats 10
       this code and that of another checkout in turns, a process for each sample
+  shield bench capacity --rate 250000 --p99-ms 5 --keys 20000000 --hot 0.1
+      workers, cores, memory, Redis shards, network; what binds first
 
 exit status: 0 done, 1 no (a regression, a rate that cannot be served), 2 misuse, 3 fault or interrupted
 """
@@ -53,6 +55,22 @@ def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) ->
     parser.add_argument(
         "--least", type=_part, default=0.05, metavar="PART", help="the least change that counts (default: 0.05)"
     )
+    plan = parser.add_argument_group("capacity", "What a launch needs, from what this machine does.")
+    plan.add_argument("--rate", type=_positive, metavar="R", help="checks a second")
+    plan.add_argument("--p99-ms", type=_positive, default=5.0, metavar="MS", help="the wanted p99 (default: 5)")
+    plan.add_argument(
+        "--keys", type=_count, default=1_000_000, metavar="N", help="live partition keys (default: 1000000)"
+    )
+    plan.add_argument("--limits-a-key", type=_count, default=2, metavar="N", help="limits by each key (default: 2)")
+    plan.add_argument(
+        "--hot", type=_part, default=0.0, metavar="PART", help="the part of all checks that one key gets (default: 0)"
+    )
+    plan.add_argument(
+        "--nic-gbits", type=_positive, default=10.0, metavar="G", help="the network of a host (default: 10)"
+    )
+    plan.add_argument(
+        "--measured", type=Path, metavar="FILE", help="a --json file with the scenario capacity (default: measure now)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -87,3 +105,19 @@ def _part(text: str) -> float:
     if not 0 <= part < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a part of one, 0 to below 1")
     return part
+
+
+def _positive(text: str) -> float:
+    try:
+        figure = float(text.replace("_", ""))
+    except ValueError:
+        figure = 0.0
+    if not 0 < figure <= 1e12:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a number above 0")
+    return figure
+
+
+def _count(text: str) -> int:
+    if not (text.replace("_", "").isdecimal() and 1 <= int(text.replace("_", "")) <= 10**12):
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number above 0")
+    return int(text.replace("_", ""))

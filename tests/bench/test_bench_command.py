@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from test_bench_capacity import FACTS
+
 from bench.process import python, shield_of
-from bench.record import Measured, Row
+from bench.record import Measured, Row, Series
 from bench.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +86,32 @@ def test_interrupted_it_writes_what_was_measured(tmp_path):
     assert "interrupted; 5 figures are in" in done.stderr
     told = json.loads(file.read_text())
     assert (told["interrupted"], len(told["rows"])) == (True, 5)
+
+
+def test_a_capacity_plan_comes_of_a_measured_file(tmp_path):
+    file = tmp_path / "facts.json"
+    found = Results({"cpu": "x"}, {"repeats": 1})
+    found.add("capacity", [Series("facts", "facts", [FACTS])])
+    file.write_text(found.text())
+    ask = (sys.executable, "-m", "bench", "capacity", "--measured", str(file), "--p99-ms", "4", "--keys", "20_000_000")
+    done = run(*ask, "--rate", "100000", "--hot", "0.1")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "for 100,000 checks/s, 10% of them for one key, p99 4 ms, 20,000,000 keys"
+    assert "  workers      5" in lines
+    assert "  shards       3" in lines
+    assert any(line.startswith("  binds first  ") for line in lines)
+    done = run(*ask, "--rate", "10000000")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "this machine does not serve 10,000,000 checks/s at that p99"
+    for wrong, said in ((("--rate", "-1"), "allowed: a number above 0"), (("core", "--rate", "1"), "name capacity")):
+        done = run(*ask[:3], *wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+    file.write_text(Results({}, {}).text())
+    done = run(*ask, "--rate", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no measurements of the scenario capacity" in done.stderr
 
 
 def test_the_list_says_what_each_scenario_asks():

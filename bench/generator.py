@@ -1,0 +1,211 @@
+"""The load generator: several processes of raw protocols, one stream of requests, and an honest word on itself.
+
+Each process has its part of the intended instants and its own connections. They begin at one instant of the machine's
+clock. What they measured is summed as histograms. A generator that was late by its own fault says so in `doubt`, and
+its latencies are not to be told: a wrong figure is worse than none.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hdrh.histogram import HdrHistogram
+
+from . import latency
+from .arrivals import instants
+from .load import Closed, close, connect, pin
+from .open_loop import OpenLoop
+from .process import python, shield_of
+from .traffic import Traffic
+
+CONNECTIONS = 64
+"""Of a process: more than a server of this kind has under way before it is saturated."""
+MAX_RATE_EACH = 40_000
+"""Requests a second that one process makes without being late; more processes are started for more."""
+OWN_LAG_PART, OWN_LAG_MS = 0.25, 0.2
+"""A generator whose own lag at p99 is more than this part of the latency at p99, and more than so much, is in doubt."""
+_START_S = 0.05
+
+
+@dataclass(slots=True)
+class Load:
+    """What came of a load."""
+
+    intended: int
+    seconds: float
+    latency: HdrHistogram
+    lag: HdrHistogram
+    """What the generator itself was late by."""
+    answers: int = 0
+    in_time: int = 0
+    """Answers until the last intended instant: what the server kept up with."""
+    refused: int = 0
+    failed: int = 0
+    unanswered: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    cpu_s: list[float] = field(default_factory=list)
+    """Of each process."""
+
+    @property
+    def offered(self) -> float:
+        """Requests a second that were meant to leave."""
+        return self.intended / self.seconds
+
+    @property
+    def achieved(self) -> float:
+        """Answers a second while requests were meant to leave."""
+        return self.in_time / self.seconds
+
+    @property
+    def doubt(self) -> str:
+        """Why these latencies are not the server's; empty when they are."""
+        if self.failed:
+            return f"{self.failed:,} of {self.intended:,} requests failed"
+        lag, found = latency.ms(self.lag, 99), latency.ms(self.latency, 99)
+        if lag > max(OWN_LAG_MS, OWN_LAG_PART * found):
+            return f"the generator is saturated: at p99 it was {lag:.1f} ms late itself, of {found:.1f} ms"
+        return ""
+
+
+def generate(
+    port: int,
+    traffic: Traffic,
+    rate: float,
+    seconds: float,
+    *,
+    arrivals: str = "poisson",
+    seed: int = 1,
+    connections: int = CONNECTIONS,
+    processes: int | None = None,
+    cores: list[int] | None = None,
+) -> Load:
+    """One load on a server of this machine. RuntimeError when a process of the generator fails."""
+    parts = processes or max(1, -(-int(rate) // MAX_RATE_EACH))
+    told = []
+    for part in range(parts):
+        told.append(
+            {
+                "port": port,
+                "traffic": asdict(traffic),
+                "arrivals": [rate, seconds, arrivals],
+                "seed": seed,
+                "part": part,
+                "parts": parts,
+                "connections": connections,
+                "core": cores[part % len(cores)] if cores else None,
+            }
+        )
+    found = _together(told)
+    whole = Load(sum(one["intended"] for one in found), seconds, latency.histogram(), latency.histogram())
+    for one in found:
+        whole.latency.add(latency.decoded(one["latency"]))
+        whole.lag.add(latency.decoded(one["lag"]))
+        whole.cpu_s.append(one["cpu_s"])
+        for count in ("answers", "in_time", "refused", "failed", "unanswered", "sent_bytes", "received_bytes"):
+            setattr(whole, count, getattr(whole, count) + one[count])
+    return whole
+
+
+def saturate(
+    port: int,
+    traffic: Traffic,
+    seconds: float,
+    *,
+    connections: int = CONNECTIONS,
+    core: int | None = None,
+    seed: int = 1,
+) -> float:
+    """Answers a second when there is always a next request: by one process, which may be what is saturated."""
+    told = {"port": port, "traffic": asdict(traffic), "seed": seed, "connections": connections, "core": core}
+    (found,) = _together([{**told, "arrivals": [0.0, seconds, "closed"], "part": 0, "parts": 1}])
+    return float(found["rate"])
+
+
+def _together(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Starts a process for each, lets them begin at one instant, and gives what they say at the end."""
+    pipe = subprocess.PIPE
+    running = []
+    try:
+        for one in told:
+            command = python("generator", json.dumps(one))
+            running.append(
+                subprocess.Popen(command, env=shield_of(), stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1)
+            )
+        ready = [one.stdout.readline() for one in running if one.stdout is not None]
+        if all(line == "ready\n" for line in ready):
+            started = time.perf_counter() + _START_S
+            for one in running:
+                assert one.stdin is not None
+                one.stdin.write(f"{started!r}\n")
+                one.stdin.flush()
+        found = []
+        for one in running:
+            out, error = one.communicate()
+            if one.returncode:
+                last = error.strip().splitlines()[-1:] or ["it said nothing"]
+                raise RuntimeError(f"a process of the generator ended: {last[0]}")
+            found.append(json.loads(out))
+        return found
+    finally:
+        for one in running:
+            if one.poll() is None:
+                one.kill()
+                one.wait()
+
+
+async def _run(told: dict[str, Any]) -> dict[str, Any]:
+    source = Traffic(**told["traffic"]).source(told["seed"] * 1000 + told["part"])
+    rate, seconds, kind = told["arrivals"]
+    if kind == "closed":
+        closed = Closed(source, seconds)
+        clients = await connect(closed, told["port"], told["connections"])
+        _begin()
+        found = await closed.run(clients)
+        close(clients)
+        return {"rate": found}
+    when = instants(rate, seconds, kind, seed=told["seed"], part=told["part"], parts=told["parts"])
+    load = OpenLoop(source, when)
+    clients = await connect(load, told["port"], told["connections"])
+    gc.collect()
+    gc.disable()
+    started = _begin()
+    cpu = time.process_time()
+    await load.run(clients, started)
+    cpu = time.process_time() - cpu
+    close(clients)
+    return {
+        "intended": len(when),
+        "latency": latency.encoded(latency.histogram(load.latencies_s)),
+        "lag": latency.encoded(latency.histogram(load.lags_s)),
+        "cpu_s": cpu,
+        **{name: getattr(load, name) for name in ("answers", "in_time", "refused", "failed", "unanswered")},
+        "sent_bytes": load.sent_bytes,
+        "received_bytes": load.received_bytes,
+    }
+
+
+def _begin() -> float:
+    print("ready", flush=True)
+    started = float(sys.stdin.readline())
+    while time.perf_counter() < started - 0.002:
+        time.sleep(0.001)
+    return started
+
+
+def main(told: dict[str, Any]) -> None:
+    import uvloop
+
+    if told["core"] is not None:
+        pin(told["core"])
+    print(json.dumps(uvloop.run(_run(told))), flush=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
