@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
-from shield.store.lane import Call, translate
+from shield.store.lane import UNCONFIRMED, Call, Wait, translate
 from shield.store.link import Link
 from shield.store.lua import CHECK
 from shield.store.resp import bulk
@@ -34,6 +34,7 @@ _HEAD: Final = b"$7\r\nEVALSHA\r\n" + bulk(CHECK.sha)
 
 _AS_BEFORE: Final = (bulk(b""), bulk(b""))
 
+TAKEN: Final = 1
 Outcome = tuple[int, int, list[int]]
 """Of one request: the instant, its status, and five numbers for each of its charges."""
 Late = Callable[[Step, Outcome], None]
@@ -66,7 +67,7 @@ class Batch(Call):
     __slots__ = ("_owner", "asked")
 
     def __init__(self, asked: list[Asked], payload: bytes, owner: Batcher) -> None:
-        super().__init__(payload, asked[0].deadline, asking=asked[0].asking)
+        super().__init__(payload, asked[0].deadline, asking=asked[0].asking, wait=owner.wait)
         self.asked = asked
         self.size = len(asked)
         self._owner = owner
@@ -75,7 +76,10 @@ class Batch(Call):
         return all(one.future.done() for one in self.asked)
 
     def answer(self, reply: Any) -> None:
-        self._owner.answered(self.asked, reply)
+        if self.wait is None:
+            self._owner.answered(self.asked, reply)
+        else:
+            self._owner.answered(self.asked, self.held, confirmed=self.wait.heard(reply))
 
     def fail(self, error: StoreError) -> None:
         self._owner.failed(self.asked, error)
@@ -95,6 +99,8 @@ class Batcher:
         self._queue: deque[Asked] = deque()
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
+        self.wait: Wait | None = None
+        """Whose confirmation counts, where what was taken must outlive the server."""
         self.instant: Callable[[], bytes] = bytes
         """Tests only: what time the scripts are told it is."""
         self.expired = 0
@@ -194,8 +200,10 @@ class Batcher:
 
     # ---- answers -------------------------------------------------------------------------------------------
 
-    def answered(self, batch: Sequence[Asked], reply: Any) -> None:
-        """One command's reply, for each of its requests."""
+    def answered(self, batch: Sequence[Asked], reply: Any, *, confirmed: bool = True) -> None:
+        """One command's reply, for each of its requests. What was taken and is not `confirmed` is not known to last: it
+        is given back, and whoever waits is told.
+        """
         if isinstance(reply, Exception):
             self.failed(batch, translate(reply))
         elif type(reply) is not list or len(reply) != 1 + sum(1 + OUTCOME * len(one.step.shape) for one in batch):
@@ -206,6 +214,8 @@ class Batcher:
                 end = at + 1 + OUTCOME * len(asked.step.shape)
                 outcome = (now_us, reply[at], reply[at + 1 : end])
                 at = end
+                if not confirmed and outcome[1] == TAKEN and not asked.future.done():
+                    asked.future.set_exception(StoreError(UNCONFIRMED))
                 if asked.future.done():
                     self._late(asked.step, outcome)
                 else:

@@ -13,11 +13,11 @@ from shield.store.resp import encode
 from shield.store.steps import VERSION
 
 # All that Shield's account may do, after "reset on >PASSWORD". Without INFO it works as well, and warns of nothing;
-# the last two are for a cluster.
+# the last line is for a cluster and for wait_replicas.
 ACL_RULES: Final = (
     "~{prefix}:* -@all +evalsha +eval +script|load +set +get +mget +exists +zcount +zrangebyscore +zadd +zrange"
     " +zremrangebyscore +zrem +zcard +pexpire +time +role +info +select +ping +client|setinfo +hello"
-    " +cluster|slots +asking"
+    " +cluster|slots +asking +wait"
 )
 
 

@@ -16,7 +16,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from redis.exceptions import (
     AskError,
@@ -45,6 +45,7 @@ _PASSING: Final = (
 )
 # Lets the next command use a slot that is on its way to the server.
 ASKING: Final = encode((b"ASKING",))
+UNCONFIRMED: Final = "the server took it, and not as many replicas as were asked for have confirmed it"
 # A server that restarts is found again within milliseconds, one that stays away is asked once a second.
 BACKOFF_S: Final = (0.01, 1.0)
 # A healthy life of a connection after which its loss is an accident and the first new try needs no wait.
@@ -97,13 +98,35 @@ class Owner(Protocol):
     def lost(self, why: str) -> None: ...
 
 
+class Wait(NamedTuple):
+    """How many replicas have to have heard of a write before it counts, and what asks for that."""
+
+    replicas: int
+    command: bytes
+
+    def heard(self, count: Any) -> bool:
+        return type(count) is int and count >= self.replicas
+
+
+def wait_for(replicas: int, timeout_ms: int) -> Wait | None:
+    """None for no replicas. A server that waits in vain says so after `timeout_ms`; so long the connection rests."""
+    if replicas == 0:
+        return None
+    return Wait(replicas, encode((b"WAIT", b"%d" % replicas, b"%d" % timeout_ms)))
+
+
 class Call:
     """One command on its way, and who waits for its reply."""
 
-    __slots__ = ("before", "deadline", "payload", "sent_at", "size")
+    __slots__ = ("before", "deadline", "held", "payload", "sent_at", "size", "wait")
 
-    def __init__(self, payload: bytes, deadline: float, *, asking: bool = False) -> None:
-        self.payload = ASKING + payload if asking else payload
+    def __init__(self, payload: bytes, deadline: float, *, asking: bool = False, wait: Wait | None = None) -> None:
+        payload = ASKING + payload if asking else payload
+        self.payload = payload if wait is None else payload + wait.command
+        self.wait = wait
+        """Whose confirmation the reply needs."""
+        self.held: Any = None
+        """The reply, until it is confirmed."""
         self.deadline = deadline
         self.sent_at = 0.0
         self.before = int(asking)
@@ -138,8 +161,9 @@ class Single(Call):
         context: Any,
         *,
         asking: bool = False,
+        wait: Wait | None = None,
     ) -> None:
-        super().__init__(payload, deadline, asking=asking)
+        super().__init__(payload, deadline, asking=asking, wait=wait)
         self.future = future
         self.late = late
         self.context = context
@@ -148,6 +172,10 @@ class Single(Call):
         return self.future.done()
 
     def answer(self, reply: Any) -> None:
+        if self.wait is not None:
+            count, reply = reply, self.held
+            if not isinstance(reply, Exception) and not self.wait.heard(count):
+                self.fail(StoreError(UNCONFIRMED))
         if self.future.done():
             if self.late is not None and not isinstance(reply, Exception):
                 self.late(reply, self.context)
@@ -298,6 +326,9 @@ class Lane:
                 raise StoreProtocolError("the server sent something that nobody had asked for")
             if self.owed[0].before:
                 self.owed[0].before -= 1
+                continue
+            if self.owed[0].wait is not None and self.owed[0].held is None:
+                self.owed[0].held = reply
                 continue
             call = self.owed.popleft()
             self.in_flight -= call.size

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shield.errors import StoreError, StoreTimeout
-from shield.store.lane import Call, Greeting, Lane, Late, Single, Transport, is_for_good, reason
+from shield.store.lane import Call, Greeting, Lane, Late, Single, Transport, Wait, is_for_good, reason
 
 # A connection that owes a reply for this long is taken for dead: a network that swallows packets says
 # nothing.
@@ -136,18 +136,25 @@ class Link:
         return max((self._max_in_flight - lane.in_flight for lane in self._lanes if lane.up), default=0)
 
     def request(
-        self, payload: bytes, late: Late | None = None, context: Any = None, *, asking: bool = False
+        self,
+        payload: bytes,
+        late: Late | None = None,
+        context: Any = None,
+        *,
+        asking: bool = False,
+        wait: Wait | None = None,
     ) -> asyncio.Future[Any]:
         """Sends one encoded command; the future brings its reply or a StoreError, within the deadline.
 
         `late(reply, context)` is called instead when a reply comes after the future was done: timed out or cancelled.
-        `asking`: the command is of a slot that is on its way to the server. Raises StoreError at once, having sent
+        `asking`: the command is of a slot that is on its way to the server. `wait`: replicas have to
+        confirm it, or the future brings a StoreError. Raises StoreError at once, having sent
         nothing, when no connection is up or all are full.
         """
         if self.loop is None:
             raise StoreError(self.why_not())
         deadline = self.loop.time() + self._deadline_s
-        call = Single(self.loop.create_future(), payload, deadline, late, context, asking=asking)
+        call = Single(self.loop.create_future(), payload, deadline, late, context, asking=asking, wait=wait)
         self.send(call)
         return call.future
 

@@ -17,7 +17,7 @@ from shield.store.batch import Batcher, Outcome
 from shield.store.breaker import Breaker
 from shield.store.greeting import load_command
 from shield.store.instants import Instants, monotonic_us
-from shield.store.lane import Greeting, Moved, OutOfMemory, ScriptMissing, Transport, Unsettled
+from shield.store.lane import Greeting, Moved, OutOfMemory, ScriptMissing, Transport, Unsettled, wait_for
 from shield.store.late import LateReplies, has_reply
 from shield.store.link import Link
 from shield.store.lua import SCRIPTS
@@ -71,6 +71,7 @@ class Primary:
             around_us=instants.around_us,
         )
         self.batcher.instant = instants.wire
+        self.batcher.wait = wait_for(target.wait_replicas, max(1, target.deadline_us // 2000))
         self._undo = undo
         self._loading: asyncio.Task[None] | None = None
         self.script_reloads = 0

@@ -75,8 +75,9 @@ class RedisStore:
     Options: `prefix` (of every key, "shield"), `deadline` of a step ("20ms"), `connections` (2),
     `connect_timeout` ("1s"), `max_in_flight` requests per connection (1024; as many wait), `ttl_slack` ("60s": how much
     longer than needed a key lives, because numbers may be lowered and clocks stepped while it lies idle),
-    `deny_cache` (65536 refusals, remembered for a second at most; 0 asks the server every time),
-    `db`, and redis-py's `ssl_...` files.
+    `deny_cache` (65536 refusals, remembered for a second at most; 0 asks the server every time), `wait_replicas` (0:
+    how many replicas have to confirm what a check took before it counts; with too few of them decisions are degraded),
+    `db`, and redis-py's `ssl_...` files (Sentinel and Cluster: with `tls=true`).
 
     `clock` (Unix nanoseconds) guesses the server's calendar day. `instant`, for tests alone: what time the
     scripts are told it is, in Unix microseconds, instead of the server's own.

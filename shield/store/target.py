@@ -28,6 +28,7 @@ DEFAULTS: Final[dict[str, Any]] = {
     "max_in_flight": 1024,
     "ttl_slack": 60_000_000,
     "deny_cache": MAX_DENIALS,
+    "wait_replicas": 0,
 }
 _SECOND_US = 1_000_000
 
@@ -50,6 +51,8 @@ class Target:
     ttl_slack_us: int
     deny_cache: int
     """How many refusals are remembered."""
+    wait_replicas: int
+    """How many replicas have to confirm what a check takes."""
 
 
 def parse_redis_url(url: str) -> Target:
@@ -66,6 +69,7 @@ def parse_redis_url(url: str) -> Target:
         "max_in_flight": Options.whole(1, 1_000_000),
         "ttl_slack": Options.duration(0, 30 * 86_400 * _SECOND_US),
         "deny_cache": Options.whole(0, 10_000_000),
+        "wait_replicas": Options.whole(0, 5),
         "db": Options.whole(0, 2**31 - 1),
     }
     sentinel, cluster = parts.scheme == "redis+sentinel", parts.scheme == "redis+cluster"
@@ -127,6 +131,7 @@ def parse_redis_url(url: str) -> Target:
         max_in_flight=own["max_in_flight"],
         ttl_slack_us=own["ttl_slack"],
         deny_cache=own["deny_cache"],
+        wait_replicas=own["wait_replicas"],
     )
 
 
