@@ -41,6 +41,10 @@ cdef Py_ssize_t room_for(Decision d, Texts *texts) except -1:
     if d.lease_handles is not None:
         for handle in d.lease_handles:
             room_bytes += 1 + read_text(handle, &lease)
+    if d.idempotency is not None or c.stored is not None:
+        d.idempotency_json = encode_json(None if d.idempotency is None else d.idempotency.as_dict())
+        d.response_json = encode_json(None if c.stored is None else c.stored.as_dict())
+        room_bytes += len(d.idempotency_json) + len(d.response_json)
     return room_bytes
 
 
@@ -58,7 +62,11 @@ cdef char *put_decision(char *at, Decision d, const Texts *texts) except NULL:
             read_text(handle, &lease)
             end = put(put_text(end, &lease), b",")
         end -= 1
-    end = put(end, b'],"idempotency":null,"response":null')
+    if d.idempotency_json is None:
+        end = put(end, b'],"idempotency":null,"response":null')
+    else:
+        end = put_made(put(end, b'],"idempotency":'), d.idempotency_json)
+        end = put_made(put(end, b',"response":'), d.response_json)
     if texts.detail.text != NULL:
         end = put_text(put(end, b',"detail":'), &texts.detail)
     return put(end, b"}")
@@ -114,6 +122,12 @@ cdef Py_ssize_t read_text(object value, Piece *text) except -1:
         if text.text == NULL:
             text.text = PyUnicode_AsUTF8AndSize(value, &text.size_bytes)
     return 2 + ESCAPED_BYTES * text.size_bytes
+
+
+cdef char *put_made(char *at, bytes json) noexcept:
+    """JSON that is made already."""
+    memcpy(at, <const char *>json, len(json))
+    return at + len(json)
 
 
 cdef char *put_text(char *at, const Piece *text) noexcept:

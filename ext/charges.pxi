@@ -84,6 +84,7 @@ cdef class Charges:
     cdef readonly object plan         # as stated, checked; None where it is absent
     cdef readonly object request_id
     cdef list lease_ids               # per charge: an id where it may take a place, None elsewhere
+    cdef readonly object stored       # the answer that an idempotency key got the first time (shield.answer.StoredAnswer)
 
     def __cinit__(self):
         self.items = take_block()
@@ -147,11 +148,16 @@ cdef class Charges:
         self.conclude()
         return self.admitted
 
-    def turn_away(self, reason, detail, int64_t retry_us=0):
-        """Before the step: refused for a reason of the caller's, who looks at more than the policy's values."""
+    def turn_away(self, reason, detail, int64_t retry_us=0, *, bint penalised=True, stored=None):
+        """Before the step: refused for a reason of the caller's, who looks at more than the policy's values. `stored`: the
+        answer that the client gets instead."""
+        if self.reason is None:
+            self.stored = stored
         self.refuse(reason, detail)
         self.retry_us = retry_us
         self.keep_penalties()
+        if not penalised:
+            self.n = 0
 
     cdef int64_t stated_cost(self, int kind) noexcept:
         """What a limit with a cost of this kind is charged."""
@@ -358,9 +364,9 @@ cdef class Charges:
         self.check_index(i)
         return (<char *>&self.items[i].hash)[:16]
 
-    def settlement(self):
+    def settlement(self, *, bint every=False):
         """What may be settled later: (index, plan or None, kind, cost, window start or None) for each charge whose cost was
-        the request's own. The plan is named only where the limit knows it."""
+        the request's own, or `every` one that was taken. The plan is named only where the limit knows it."""
         cdef list out = []
         cdef int i
         cdef Charge *charge
@@ -368,7 +374,7 @@ cdef class Charges:
         for i in range(self.n):
             charge = &self.items[i]
             c = &self.policy.items[charge.limit]
-            if c.cost_kind != COST_FIXED and charge.verdict == FITS and not charge.unknown and c.algorithm != CONCURRENCY:
+            if (every or c.cost_kind != COST_FIXED) and charge.verdict == FITS and not charge.unknown and c.algorithm != CONCURRENCY:
                 plans = self.policy.plans[charge.limit]
                 plan = self.plan if plans is not None and self.plan in plans else None
                 out.append((i, plan, SETTLED_BY[c.cost_kind], charge.cost,

@@ -4,6 +4,7 @@ cdef dict STATUS_OF = {
     "graphql_invalid": 400, "graphql_cost": 422, "graphql_type_cost": 422, "graphql_depth": 422, "graphql_aliases": 422,
     "graphql_tokens": 422, "graphql_fields": 422, "graphql_directives": 422, "graphql_fragments": 422, "graphql_batch": 422,
     "graphql_introspection": 422, "graphql_unknown_hash": 422,
+    "idempotency_missing": 400, "idempotency_invalid": 400, "idempotency_in_flight": 409, "idempotency_mismatch": 422,
 }
 
 
@@ -17,7 +18,12 @@ cdef Decision decide(Charges charges):
         d.status = 200
     else:
         d.reason = charges.reason if charges.reason is not None else denial(charges)
-        d.status = 429 if d.reason is LIMIT else STATUS_OF[d.reason]
+        if d.reason is LIMIT:
+            d.status = 429
+        elif charges.stored is not None:
+            d.status = charges.stored.shown_status
+        else:
+            d.status = STATUS_OF[d.reason]
     return d
 
 
@@ -53,7 +59,10 @@ cdef class Decision:
     cdef readonly int status
     cdef readonly str reason
     cdef readonly object receipt
+    cdef readonly object idempotency    # shield.answer.Ownership, where this request now owns its idempotency key; else None
     cdef list lease_handles
+    cdef bytes idempotency_json         # the two members as an answer has them, once one was written; None: both are null
+    cdef bytes response_json
 
     def __init__(self, Charges charges not None):
         if charges.policy is None:
@@ -71,6 +80,10 @@ cdef class Decision:
         """For the facade: the handles for what comes after this decision."""
         self.receipt = receipt
         self.lease_handles = list(leases) or None
+
+    def own(self, idempotency):
+        """For the facade: the request owns its idempotency key, and has to say what became of it."""
+        self.idempotency = idempotency
 
     @property
     def has_sequel(self):
@@ -107,12 +120,9 @@ cdef class Decision:
         return list(self.lease_handles) if self.lease_handles is not None else []
 
     @property
-    def idempotency(self):
-        return None
-
-    @property
     def response(self):
-        return None
+        """For `idempotency_replay`: the answer that the key got the first time."""
+        return self.charges.stored
 
     @property
     def violated(self):
@@ -185,7 +195,9 @@ cdef class Decision:
             "limits": [{"name": s.name, "allowed": s.allowed, "cost": s.cost, "limit": s.limit, "remaining": s.remaining,
                         "reset_after": s.reset_after, "retry_after": s.retry_after} for s in self.limits],
             "headers": self.headers, "request_id": self.request_id, "degraded": self.degraded, "shadow": self.shadow,
-            "receipt": self.receipt, "leases": self.leases, "idempotency": None, "response": None,
+            "receipt": self.receipt, "leases": self.leases,
+            "idempotency": None if self.idempotency is None else self.idempotency.as_dict(),
+            "response": None if self.response is None else self.response.as_dict(),
         }
         if self.detail is not None:
             out["detail"] = self.detail

@@ -51,7 +51,7 @@ class RequestError(ShieldError, ValueError):
 
 
 class ReceiptError(ShieldError, ValueError):
-    """A receipt or lease that Shield did not issue, that was altered, or that has expired."""
+    """A receipt, lease or owner that Shield did not issue, that was altered, or that has expired."""
 
 
 class StoreError(ShieldError):

@@ -23,6 +23,7 @@ CHALLENGE_INVALID: Final = 'Bearer realm="api", error="invalid_token"'
 DETAILS: Final = {
     "limit": "a quota of this API is used up",
     "concurrency": "too many requests are in flight",
+    "idempotency_replay": "this request has been answered before",
     "store_full": "no room to count this request",
     "store_unavailable": "this request cannot be counted at present",
 }

@@ -1,4 +1,5 @@
-"""Handles for what comes after a decision: receipts (what was charged) and leases (places that are held).
+"""Handles for what comes after a decision: receipts (what was charged), leases (places that are held) and owners (of an
+idempotency key).
 
 A handle carries all it needs and a MAC, so any node that shares the secret accepts it and none has to remember the
 request. Format, version 1: base64url without padding of MAC || masked msgpack. The MAC is 16 bytes of keyed BLAKE2b
@@ -57,6 +58,14 @@ class HeldLease(msgspec.Struct, frozen=True, array_like=True):
     lease_id: str
 
 
+class HeldKey(msgspec.Struct, frozen=True, array_like=True):
+    """The record of one idempotency key, and who owns it."""
+
+    address: bytes
+    holder: bytes
+    owner: bytes
+
+
 class Handles:
     """Seals and opens handles with one secret of at least 16 bytes."""
 
@@ -78,6 +87,13 @@ class Handles:
 
     def open_lease(self, text: str) -> HeldLease:
         return self._open(b"l", text, HeldLease, "lease")
+
+    def seal_key(self, key: HeldKey) -> str:
+        return self._seal(b"k", msgspec.msgpack.encode(key))
+
+    def open_key(self, text: str) -> HeldKey:
+        """ReceiptError for whatever this secret did not seal."""
+        return self._open(b"k", text, HeldKey, "owner")
 
     def _mac(self, purpose: bytes, payload: bytes) -> bytes:
         return blake2b(purpose + payload, digest_size=MAC_BYTES, key=self._key).digest()

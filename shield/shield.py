@@ -20,7 +20,9 @@ from shield.compile import compile_policy
 from shield.core import Charges, CompiledPolicy, Decision
 from shield.errors import PolicyError, PolicyIssue, ShieldError, StoreError
 from shield.guard.graphql import PriceGuard
+from shield.guard.idempotency import Claim, Key, KeyGuard, Refusal
 from shield.keeper import Keeper
+from shield.keyed import Keyed
 from shield.pacing import Pacing
 from shield.policy import Policy
 from shield.policy.model import CONCURRENCY
@@ -47,7 +49,7 @@ class Explanation(NamedTuple):
     """The key it counted by, in clear: for the operator who asked, never for a log."""
 
 
-class Shield(Pacing):
+class Shield(Keyed, Pacing):
     """Decides every quota of a request in one atomic step.
 
     `store` is a URL (`memory://`, `shared://NAME`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store.
@@ -127,6 +129,8 @@ class Shield(Pacing):
         return gate
 
     def _compile(self, policy: Policy, prices: PriceGuard | None = None) -> CompiledPolicy:
+        if policy.idempotency is not None and self._remote is not None:
+            raise PolicyError([PolicyIssue("guard.idempotency", f"the {self.store.name} store does not have it yet")])
         try:
             return compile_policy(policy, self._local.registry, prices)
         except MemoryError as error:
@@ -138,11 +142,13 @@ class Shield(Pacing):
         self.abuse.adopt(policy)
         self.policy = policy
         self._prices = prices
+        self._keys = KeyGuard(policy.idempotency) if policy.idempotency is not None else None
         self._gate = gate
         self._table = self._local.table
-        # What `check_nowait`, which is compiled, decides with. A gate is asked first, and detectors are shown what was
-        # decided: `_decide_elsewhere`.
-        here = self._table if self.store.local and gate is None and not self.abuse.active else None
+        # What `check_nowait`, which is compiled, decides with. A gate is asked first, idempotency keys are looked for,
+        # and detectors are shown what was decided: `_decide_elsewhere`.
+        alone = gate is None and self._keys is None and not self.abuse.active
+        here = self._table if self.store.local and alone else None
         self.decide_here(self._compiled, here, traced=self._trace is not None)
         self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
@@ -200,23 +206,37 @@ class Shield(Pacing):
 
     async def _check_remote(self, request: Request) -> Decision:
         charges = self._compiled.charges(request)
-        if len(charges) == 0:
+        key = None if self._keys is None else self._keys.read(request)
+        claim = None if key is None else self._claim(charges, key)
+        if len(charges) == 0 and claim is None:
             self._table.apply(charges)
             return self._conclude(charges)
         standin, remote = self._standin, self._remote
-        if standin is not None and standin.owing and not await self._joins_back(standin, charges):
-            return self._conclude(self._alone(standin, charges))
+        if claim is not None:
+            await self._agree_on_secret()  # before anything is taken: an owner that cannot be sealed owns for nothing
+        away = claim is not None and self._handles is None
+        if away or (standin is not None and standin.owing and not await self._joins_back(standin, charges)):
+            return self._decide_away(request, key, claim)
         try:
-            await self.store.apply(charges)
+            # A store that somebody else wrote may know nothing of keys.
+            await (self.store.apply(charges) if claim is None else self.store.apply(charges, claim))
         except StoreError:
-            if standin is not None:
-                return self._conclude(self._alone(standin, charges))
-            self._table.apply(charges, degraded=True)
+            return self._decide_away(request, key, claim)
         else:
             if standin is not None and remote is not None:
                 standin.store_answers(remote.places(charges) if standin.stands_in else ())
         if self._handles is None and not charges.degraded:
             await self._agree_on_secret()
+        return self._conclude(charges, claim=claim)
+
+    def _decide_away(self, request: Request, key: Key | Refusal | None, claim: Claim | None) -> Decision:
+        """Without the store's truth."""
+        charges = self._compiled.charges(request)
+        refused = self._turned_away(charges, key, claim)
+        if self._standin is not None and not refused:
+            charges = self._alone(self._standin, charges)
+        else:
+            self._table.apply(charges, degraded=True)
         return self._conclude(charges)
 
     def _alone(self, standin: StandIn, charges: Charges) -> Charges:
@@ -259,14 +279,21 @@ class Shield(Pacing):
             if isinstance(outcome, Decision):
                 return self._conclude(outcome.charges, outcome)
             passed = outcome
-        decision = self.decide_passed(compiled, table, passed)
-        if self.abuse.active and passed is not None:
+        assert passed is not None
+        key = None if self._keys is None else self._keys.read(passed)
+        if key is None:
+            decision = self.decide_passed(compiled, table, passed)
+        else:
+            decision = self._decide_keyed(self._local, compiled, passed, key)
+        if self.abuse.active:
             self.abuse.seen(passed)
         return decision
 
-    def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
+    def _conclude(self, charges: Charges, decision: Decision | None = None, claim: Claim | None = None) -> Decision:
         if decision is None:
             decision = Decision(charges)
+        if claim is not None and decision.allowed:
+            decision.own(self._ownership(claim))
         if decision.has_sequel:
             decision.attach(self._receipt(charges), self._leases(charges))
         if self._trace is not None:
@@ -308,9 +335,15 @@ class Shield(Pacing):
         return () if self._gate is None else self._gate.notes
 
     def wants_body(self, request: Request) -> bool:
-        """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations."""
+        """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations, and
+        for the fingerprint that an idempotency key is bound to.
+        """
+        if request.body is not None:
+            return False
+        if self._keys is not None and request.idempotency is not None and not request.idempotency.fingerprint:
+            return True
         try:
-            return self._prices is not None and request.body is None and self._prices.reads(request)
+            return self._prices is not None and self._prices.reads(request)
         except ValueError:
             return False  # it is about to be refused
 

@@ -17,11 +17,17 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 # Innermost first. A module may import from its own layer and from those before it.
 LAYERS = [
     ("core", ["shield.core"]),
-    ("values", ["shield.errors", "shield.rate", "shield.clock", "shield.request", "shield.decision", "shield.receipt"]),
+    (
+        "values",
+        [
+            *("shield.errors", "shield.rate", "shield.clock", "shield.request", "shield.decision", "shield.receipt"),
+            "shield.answer",
+        ],
+    ),
     ("policy", ["shield.policy", "shield.guard", "shield.graphql", "shield.detect"]),
     ("identity", ["shield.identity"]),
     ("stores", ["shield.store"]),
-    ("facade", ["shield.abuse", "shield.sequel", "shield.shield", "shield.testing", "shield"]),
+    ("facade", ["shield.abuse", "shield.sequel", "shield.keyed", "shield.shield", "shield.testing", "shield"]),
     (
         "edges",
         [

@@ -159,6 +159,33 @@ class GraphQLGuard:
 
 
 @dataclass(frozen=True, slots=True)
+class Routes:
+    """Requests by method and path; () is every one."""
+
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyGuard:
+    """What an idempotency key does for a request."""
+
+    required: bool = False
+    methods: tuple[str, ...] = ("POST", "PATCH")
+    match: Routes = field(default_factory=Routes)
+    strict: Routes | None = None  # where a key is never taken over; None: nowhere
+    syntax: Literal["any", "quoted"] = "any"
+    retention_us: int = 86_400_000_000
+    lease_us: int = 60_000_000
+    keep: Literal["all", "final", "2xx"] = "all"
+    max_body_bytes: int = 65_536  # of an answer; what is larger is not kept
+    max_keys_per_tenant: int = 100_000
+    max_keys: int = 250_000  # of a process or host
+    max_bytes: int = 67_108_864  # of all answers that a process or host keeps
+    when_store_fails: Literal["deny", "allow"] = "deny"
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """One policy, whole and valid. `load` and `parse` raise PolicyError with every issue there is."""
 
@@ -170,6 +197,7 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     size: SizeGuard | None = None
     graphql: GraphQLGuard | None = field(default=None, metadata=LATE)
+    idempotency: IdempotencyGuard | None = field(default=None, metadata=LATE)
     detectors: tuple[Detector, ...] = field(default=(), metadata=LATE)
 
     @classmethod

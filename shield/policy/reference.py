@@ -51,6 +51,7 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "`plans` of a limit", schema.PLAN
     yield "`[guard.size]`", schema.SIZE
     yield "`[guard.graphql]`", schema.GRAPHQL
+    yield "`[guard.idempotency]`", schema.IDEMPOTENCY
     yield "`[[detector]]`", DETECTOR
     yield "`on` and `failing` of a detector", CONDITION
 

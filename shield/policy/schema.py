@@ -13,6 +13,7 @@ from shield.policy import scalars
 from shield.policy.calendar import ALIGNMENTS
 from shield.policy.detector_schema import DETECTOR, MAX_DETECTORS
 from shield.policy.graphql_schema import graphql_table
+from shield.policy.idempotency_schema import idempotency_table
 from shield.policy.identity_schema import API_KEYS, JWT_LIST
 from shield.policy.kinds import Key, ListOf, MapOf, RawList, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
@@ -308,6 +309,7 @@ SIZE = Table(
 )
 
 GRAPHQL = graphql_table(MATCH)
+IDEMPOTENCY = idempotency_table(MATCH)
 
 GUARD = Table(
     "guard",
@@ -315,8 +317,9 @@ GUARD = Table(
     (
         Key("size", SIZE, "Body size and content type.", default_doc="no check"),
         Key("graphql", GRAPHQL, "Cost and structure of GraphQL operations.", default_doc="no check"),
+        Key("idempotency", IDEMPOTENCY, "Retried writes that happen once.", default_doc="keys mean nothing"),
     ),
-    later=("replay", "idempotency"),
+    later=("replay",),
 )
 
 POLICY = Table(
@@ -338,7 +341,7 @@ POLICY = Table(
         Key("settle_within", scalars.duration("1s", "24h"), "How long a receipt can be settled.", default="5m"),
         Key("identity", IDENTITY, "See [identity].", default_doc="its defaults"),
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
-        Key("guard", GUARD, "See [guard.size] and [guard.graphql].", default_doc="no guards"),
+        Key("guard", GUARD, "See [guard.size], [guard.graphql] and [guard.idempotency].", default_doc="no guards"),
         Key("detector", RawList(TableList(DETECTOR, MAX_DETECTORS)), "See [[detector]].", default=[]),
     ),
 )

@@ -15,6 +15,7 @@ from shield.policy import schema
 from shield.policy.calendar import DAY, MONTH
 from shield.policy.detector_rules import read_detectors
 from shield.policy.graphql_rules import Read, graphql_of
+from shield.policy.idempotency_rules import idempotency_of
 from shield.policy.identity_rules import identity_of
 from shield.policy.kinds import Key
 from shield.policy.model import (
@@ -87,6 +88,7 @@ def _policy(tree: object, report: Report, directory: str | None, read: Read) -> 
     guard = values["guard"]
     size = _size(guard)
     graphql = graphql_of(guard if guard in (None, REFUSED) else guard["graphql"], limits, report, read)
+    idempotency = idempotency_of(guard if guard in (None, REFUSED) else guard["idempotency"], report)
     detectors = read_detectors(values["detector"], report)
     if report.issues:
         return None
@@ -99,6 +101,7 @@ def _policy(tree: object, report: Report, directory: str | None, read: Read) -> 
         limits=tuple(limit for limit in limits if identity.failures is None or limit.name != IDENTITY_FAILURES),
         size=size,
         graphql=graphql,
+        idempotency=idempotency,
         detectors=detectors,
     )
 

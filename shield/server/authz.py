@@ -155,6 +155,8 @@ def allowed(decision: Decision, request_id: str) -> Answer:
         joined = ", ".join(leases)
         if len(joined) <= MAX_HANDLE_CHARS:
             headers["Shield-Lease"] = joined
+    if (owned := decision.idempotency) is not None:
+        headers["Shield-Idempotency-Owner"] = owned.owner
     return Answer(200, headers)
 
 
@@ -165,6 +167,8 @@ def refused(decision: Decision, request_id: str, deny: int | None) -> Answer:
     # conflict.
     if decision.reason == "idempotency_replay":
         status = HTTPStatus.CONFLICT
+        if decision.response is not None:
+            members["response"] = decision.response.as_dict()
     if not 400 <= status <= 599:
         status = HTTPStatus.FORBIDDEN
     members["request_id"] = request_id

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What of a store's counts goes up and down; everything else it counts only grows.
 GAUGES: Final = frozenset(
     {"keys", "max_keys", "size_bytes", "leases", "max_leases", "receipts", "max_receipts"}
+    | {"idempotency_keys", "idempotency_bytes"}
     | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
     | {"identity_tokens_cached", "identity_api_keys"}
 )

@@ -50,7 +50,7 @@ class GatewayFacts:
             "token": bearer(single(headers, "Authorization")),
         }
         if (key := single(headers, "Idempotency-Key")) is not None:
-            facts["idempotency"] = IdempotencyKey(key=_unquoted(key))
+            facts["idempotency"] = IdempotencyKey(key=key)
         for field, header in self._fields:
             value = single(headers, header)
             if value is not None:
@@ -95,13 +95,6 @@ def _whole(headers: Fields, name: str) -> int | None:
     if not (value.isascii() and value.isdigit() and len(value) <= 20):
         raise RequestError(name, "allowed: a whole number")
     return int(value)
-
-
-def _unquoted(key: str) -> str:
-    """The draft wants a quoted string; most clients send it bare. Both name the same key."""
-    if len(key) >= 2 and key[0] == key[-1] == '"':
-        return key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    return key
 
 
 HeaderReader = Callable[[Fields], tuple[str | None, str | None, str | None]]

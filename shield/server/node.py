@@ -30,7 +30,9 @@ from shield.store.url import StoreURLError
 
 # What is the same in all processes of a host is not added up: of files, and what a shared table tells of itself.
 HOST_WIDE: Final = frozenset({"identity_api_keys"})
-TABLE_WIDE: Final = frozenset({"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases"})
+TABLE_WIDE: Final = frozenset(
+    {"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases"}
+) | {"idempotency_keys", "idempotency_bytes"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from shield.server.admin import admin_routes
 from shield.server.auth import CallerTokens
 from shield.server.authz import ENVOY_PREFIX, AuthzReader, authz_at_once, authz_handler, read_authz, read_envoy
 from shield.server.check import check_at_once, check_handler, plain_check
+from shield.server.idempotency import idempotency_handler
 from shield.server.listener import POST_ONLY, Listener, Route
 from shield.server.report import release_handler, report_handler
 from shield.server.service import Front, Service
@@ -33,6 +34,7 @@ def decision_listener(
         ),
         "/v1/report": Route("report", report_handler(service), POST_ONLY),
         "/v1/release": Route("release", release_handler(service), POST_ONLY),
+        "/v1/idempotency": Route("idempotency", idempotency_handler(service), POST_ONLY),
         "/v1/authz": _authz(service, read_authz),
     }
     envoy = (ENVOY_PREFIX, _authz(service, read_envoy))

@@ -212,6 +212,7 @@ def field_for_log(error: RequestError) -> str | None:
     root = error.field.rpartition("].")[2].partition(".")[0]
     return (
         root
-        if root in Request.__struct_fields__ or root in ("receipt", "leases", "status", "event", "type_cost")
+        if root in Request.__struct_fields__
+        or root in ("receipt", "leases", "status", "event", "type_cost", "owner", "action", "response")
         else None
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -40,6 +41,34 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leases: list[str]
 
 
+class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The answer that whoever repeats the request gets. `retained` false: its body is too large to be handed over."""
+
+    status: int
+    headers: dict[str, str | list[str]] = {}
+    body_b64: str | None = None
+    retained: bool = True
+
+
+class Ended(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What became of a request that owns its idempotency key."""
+
+    owner: str
+    action: str
+    response: Answered | None = None
+
+    @property
+    def body(self) -> bytes | None:
+        """Of the answer; None where it is not handed over. RequestError."""
+        answered = self.response
+        if answered is None or not answered.retained:
+            return None
+        try:
+            return b64decode(answered.body_b64 or "", validate=True)
+        except ValueError:
+            raise RequestError("response.body_b64", "not base64") from None
+
+
 T = TypeVar("T")
 
 _request = msgspec.json.Decoder(Request)
@@ -47,9 +76,11 @@ decode_request = _request.decode
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 _report = msgspec.json.Decoder(Report)
 _release = msgspec.json.Decoder(Release)
+_ended = msgspec.json.Decoder(Ended)
 
 # Every `"name":` of a document without escapes. Possessive, so that no input makes it slow.
 _names = re.compile(rb'"([^"\\]*+)"\s*+:').findall
+ACTIONS: Final = ("complete", "abandon", "extend")
 _WHITESPACE: Final = b" \t\r\n"
 _LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.ASCII
@@ -96,6 +127,17 @@ def decode_release(body: bytes) -> list[str]:
     if len(leases) > MAX_LEASES:
         raise RequestError("leases", f"found {len(leases)} leases; allowed: at most {MAX_LEASES}")
     return leases
+
+
+def decode_ended(body: bytes) -> Ended:
+    """How a request ended, with an answer if it was completed. RequestError."""
+    ended = _decode(_ended, body)
+    if ended.action not in ACTIONS:
+        raise RequestError("action", f"found {found(ended.action)}; allowed: {', '.join(ACTIONS)}")
+    if (ended.response is None) == (ended.action == "complete"):
+        what = "missing: what was answered" if ended.response is None else "found; allowed: only with complete"
+        raise RequestError("response", what)
+    return ended
 
 
 def detail_of(error: RequestError) -> str:

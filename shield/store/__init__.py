@@ -16,7 +16,9 @@ from shield.store.url import StoreURLError, split_url
 if TYPE_CHECKING:
     from shield.clock import Clock
     from shield.core import Bucket, Charges, CompiledPolicy
+    from shield.guard.idempotency import Claim
     from shield.policy.model import Limit, Numbers
+    from shield.store.key_records import Ending, Outcome
 
 __all__ = ["Lease", "RemoteStore", "Settlement", "SettlementEntry", "Store", "StoreURLError", "open_store"]
 
@@ -84,14 +86,19 @@ class Store(Protocol):
 
     async def close(self) -> None: ...
 
-    async def apply(self, charges: Charges) -> None:
-        """Takes all charges or none, at one instant, and writes the outcome into `charges`."""
+    async def apply(self, charges: Charges, claim: Claim | None = None) -> None:
+        """Takes all charges or none, at one instant, and writes the outcome into `charges`. With a `claim` the
+        idempotency key is part of it: taken when the charges are, else what its record says is the refusal.
+        """
 
     async def settle(self, settlement: Settlement) -> bool:
         """False when this receipt was settled before. ReceiptError when it has expired."""
 
     async def release(self, leases: Sequence[Lease]) -> int:
         """How many places came free; unknown and expired leases are no-ops."""
+
+    async def end(self, ending: Ending) -> Outcome:
+        """What became of the request that owns an idempotency key; written only while it still does."""
 
     def stats(self) -> dict[str, Any]:
         """Counts for metrics."""

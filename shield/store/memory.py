@@ -6,6 +6,7 @@ import os
 
 from shield.clock import Clock
 from shield.core import Registry, Table
+from shield.store.key_records import MemoryRecords
 from shield.store.table import TableStore
 
 # A live key takes 57 bytes, so the default is bounded by 57 MB, reached only as keys arrive.
@@ -33,6 +34,7 @@ class MemoryStore(TableStore):
     ) -> None:
         self.registry = Registry() if registry is None else registry
         self.secret = os.urandom(32)
+        self.keys = MemoryRecords()
         self.table = Table(
             self.registry, max_keys=max_keys, max_leases=max_leases, max_receipts=max_receipts, clock=clock
         )

@@ -34,7 +34,10 @@ from shield.store.target import describe, parse_redis_url
 if TYPE_CHECKING:
     from shield.clock import Clock
     from shield.core import Bucket, Charges
+    from shield.guard.idempotency import Claim
     from shield.store.breaker import Breaker
+    from shield.store.key_records import Ending
+    from shield.store.key_records import Outcome as Outcome_
 
 # What settle.lua answers.
 AGAIN, SETTLED, EXPIRED = 0, 1, 2
@@ -182,8 +185,14 @@ class RedisStore:
         """Which part of the store holds a bucket."""
         return slot_of(self._forms.naming.key(b"", address)) if self._forms.naming.tagged else 0
 
-    async def apply(self, charges: Charges) -> None:
+    async def end(self, ending: Ending) -> Outcome_:
+        """This store has no idempotency keys yet."""
+        raise StoreError("the redis store has no idempotency keys yet")
+
+    async def apply(self, charges: Charges, claim: Claim | None = None) -> None:
         """All charges or none, at one instant of the server's clock."""
+        if claim is not None:
+            raise StoreError("the redis store has no idempotency keys yet")
         if len(charges) == 0:
             charges.resolve(self._instants.around_us(self._instants.wire()), ())
             return

@@ -11,8 +11,11 @@ For operators:
 
     ls -l /dev/shm/shield-*.table         which tables there are, and whose
     python -m shield.store.shared         the same, with bounds, live keys and whether any process is attached
-    rm /dev/shm/shield-NAME.table         forgets all buckets of NAME. Processes that are attached go on with the old
-                                          table, so restart them all: whoever attaches later makes a new one
+    rm /dev/shm/shield-NAME.*             forgets all buckets and idempotency keys of NAME. Processes that are attached
+                                          go on with the old table, so restart them all: whoever attaches later
+                                          makes a new one
+
+Idempotency keys lie beside it, in `shield-NAME.keys` (SQLite, with its -wal and -shm), once the first one came.
 
 Every process that is attached holds a shared `flock` on the file, which the kernel gives back however the process ends:
 `flock -n -x FILE true` fails while anybody uses it. No bucket is ever under a lock.
@@ -33,6 +36,7 @@ from typing import Any
 from shield.clock import Clock
 from shield.core import Registry, SharedTable
 from shield.errors import StoreError
+from shield.store.key_file import FileRecords, records_of, remove_records
 from shield.store.table import TableStore
 from shield.store.table_file import PRIVATE, attach, default_directory, remove_unattended_private, unattended, where
 from shield.store.url import StoreURLError
@@ -47,6 +51,7 @@ class SharedStore(TableStore):
 
     name = "shared"
     table: SharedTable
+    keys: FileRecords
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self.path, given = where(url)
@@ -54,9 +59,11 @@ class SharedStore(TableStore):
         self.registry = Registry(mapped=self.mapped)
         self.secret = self.mapped.sealing_secret
         self.table = SharedTable(self.registry, clock=clock)
+        self.keys = FileRecords(records_of(self.path), self.give_back)
 
     async def close(self) -> None:
         """Lets go of the file's lock. The table stays, for others and for later; this process may go on using it."""
+        self.keys.close()
         self._file.close()
 
 
@@ -75,6 +82,7 @@ class PrivateTable:
         """Removes the file. Workers that are still attached keep their memory of it until they end."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
+        remove_records(self.path)
         self._file.close()
 
     def __enter__(self) -> PrivateTable:
@@ -90,7 +98,10 @@ def table_path(url: str) -> Path:
 
 
 def remove_table(url: str) -> bool:
-    """Forgets all buckets of a table. False when there was none. Attached processes go on with what they have."""
+    """Forgets all buckets and idempotency keys of a table. False when there was none. Attached processes go on with
+    what they have.
+    """
+    remove_records(table_path(url))
     try:
         table_path(url).unlink()
     except FileNotFoundError:

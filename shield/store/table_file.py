@@ -22,6 +22,7 @@ from typing import Final
 
 from shield.core import MappedFile
 from shield.errors import StoreError
+from shield.store.key_file import remove_records
 from shield.store.url import StoreURLError, split_url
 
 # A key takes 48 bytes of a table that is allocated whole: the defaults fit the 64 MiB that containers have by default.
@@ -207,6 +208,7 @@ def remove_unattended_private(directory: Path) -> None:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.stat(path).st_ino == os.fstat(fd).st_ino:
                     path.unlink()
+                    remove_records(path)
             finally:
                 os.close(fd)
 

@@ -9,7 +9,9 @@ from shield.errors import StoreError, StoreTimeout
 
 if TYPE_CHECKING:
     from shield.core import Charges
+    from shield.guard.idempotency import Claim
     from shield.store import Lease, Settlement, Store
+    from shield.store.key_records import Ending, Outcome
 
 Failure = Literal["refused", "timeout", "lost"]
 """refused: nothing was taken, StoreError. timeout: nothing was taken and nobody can know, StoreTimeout.
@@ -21,7 +23,7 @@ _FAILURES = ("refused", "timeout", "lost")
 class FailingStore:
     """Any store, failing on demand: the next operations, the N-th one, or every one, in one of three ways.
 
-    Operations are `apply`, `settle` and `release`, counted from 1 in `operations`; `failed` names those that
+    Operations are `apply`, `settle`, `release` and `end`, counted from 1 in `operations`; `failed` names those that
     did not get through. To try every place where something can fail, fail the first operation, then the
     second, and so on, until a run has no failure left. It is never `local`, because a local store cannot be
     away. Everything else is the store's own.
@@ -67,10 +69,10 @@ class FailingStore:
     async def close(self) -> None:
         await self.wrapped.close()
 
-    async def apply(self, charges: Charges) -> None:
+    async def apply(self, charges: Charges, claim: Claim | None = None) -> None:
         how = self._count("apply")
         if how in (None, "lost"):
-            await self.wrapped.apply(charges)
+            await (self.wrapped.apply(charges) if claim is None else self.wrapped.apply(charges, claim))
         self._raise(how, "apply")
 
     async def settle(self, settlement: Settlement) -> bool:
@@ -84,6 +86,12 @@ class FailingStore:
         freed = await self.wrapped.release(leases) if how in (None, "lost") else 0
         self._raise(how, "release")
         return freed
+
+    async def end(self, ending: Ending) -> Outcome:
+        how = self._count("end")
+        outcome: Outcome = await self.wrapped.end(ending) if how in (None, "lost") else "lost"
+        self._raise(how, "end")
+        return outcome
 
     def stats(self) -> dict[str, Any]:
         return self.wrapped.stats()

@@ -110,7 +110,7 @@ async def test_facts_are_taken_from_the_headers_that_mean_them() -> None:
             X_Forwarded_For="203.0.113.7",
         )
         assert request.token == "eyJhbGciOi"
-        assert request.idempotency.key == "8e03"
+        assert request.idempotency.key == '"8e03"'  # in quotes or bare: the guard reads both
         assert (request.content_type, request.user_agent) == ("application/json", "curl/8")
         assert (request.tenant, request.cost, request.attributes) == ("acme", 3, {"country": "NO"})
         assert request.request_id == "r-1"
@@ -290,7 +290,7 @@ REASONS = {
 def fake(**fields: Any) -> Decision:
     defaults: dict[str, Any] = {
         "allowed": False, "reason": "limit", "status": 429, "violated": [], "headers": {}, "detail": None,
-        "receipt": None, "leases": [],
+        "receipt": None, "leases": [], "idempotency": None, "response": None,
     }  # fmt: skip
     return cast(Decision, SimpleNamespace(**(defaults | fields)))
 
