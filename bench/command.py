@@ -8,9 +8,9 @@ import time
 
 from shield.server.sockets import UsageError
 
-from . import capacity, compare, machine, repeats, results, scenarios, table
+from . import capacity, compare, machine, page, repeats, results, scenarios, table
 from .results import Results
-from .scenarios import SCENARIOS
+from .scenarios import ALIASES, SCENARIOS
 
 NO, FAULT = 1, 3
 AGAINST_REPEATS = 12
@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
     if options.compare is not None:
         before, after = (results.read(path) for path in options.compare)
         return _compared(before, after, options.least)
+    options.names = [ALIASES.get(name, name) for name in options.names]
     for name in options.names:
         if name not in SCENARIOS:
             raise UsageError(f"no benchmark called {name!r}; there are {', '.join(SCENARIOS)}")
@@ -111,8 +112,12 @@ def _against(options: argparse.Namespace) -> int:
 def _write(options: argparse.Namespace, found: Results) -> None:
     if options.json is not None:
         results.write(options.json, found.text())
-        if found.interrupted:
-            print(f"shield: interrupted; {len(found.rows)} figures are in {options.json}", file=sys.stderr)
+    if options.html is not None:
+        results.write(options.html, page.render(found))
+    if found.interrupted:
+        written = options.json or options.html
+        where = f"are in {written}" if written else "were measured"
+        print(f"shield: interrupted; {len(found.rows)} figures {where}", file=sys.stderr)
 
 
 def _compared(before: Results, after: Results, least: float) -> int:

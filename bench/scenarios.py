@@ -19,7 +19,7 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = {
-    "core": Scenario("one limit, from Python into the compiled table and back", ("core",)),
+    "core": Scenario("one limit, from Python into the compiled table and back", ("core", "algorithms")),
     "decision": Scenario("six limits in one step", ("decision",)),
     "graphql": Scenario("pricing an operation, and the hostile ones", ("graphql",)),
     "detectors": Scenario("twelve detectors beside a check", ("detectors",)),
@@ -29,10 +29,16 @@ SCENARIOS = {
     "scale": Scenario("a thousand limits, ten million keys, the longest call", ("scale",)),
     "shared": Scenario("one table for the processes of a host", ("shared",)),
     "server": Scenario("the endpoint, and how late it is at which rate, on both lanes", ("server", "offered")),
-    "store": Scenario("Redis: how near to what one server can do", ("store",)),
+    "store": Scenario("Redis: how near to what one server can do", ("store", "stores")),
+    "abuse": Scenario("all packaged detectors on traffic with attackers in it", ("abuse",)),
+    "attack": Scenario("one exhausted key, newcomers without end, slow clients", ("attack",)),
     "faults": Scenario("Redis stands still for two seconds", ("faults",)),
+    "peers": Scenario("other rate limiters for Python, each in processes of its own", ("peer_runs",)),
+    "soak": Scenario("does anything grow or slow down? --seconds 180 is an hour", ("soak",)),
     "capacity": Scenario("what workers, Redis and memory do; with --rate what a launch needs", ("workers",)),
 }
+
+ALIASES = {"fault": "faults"}
 
 
 def run(name: str, seconds: float, seed: int, results: Results) -> None:

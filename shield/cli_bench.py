@@ -14,6 +14,7 @@ examples:
   shield bench
       every scenario, two seconds for each figure
   shield bench core decision --seconds 0.5 --json now.json
+  shield bench server peers capacity --html report.html
   shield bench --compare before.json now.json
       what changed beyond the noise
   shield bench core --against ../main --repeats 10
@@ -40,6 +41,7 @@ def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) ->
     parser.add_argument("--seconds", type=_seconds, default=2.0, metavar="S", help="time for each figure (default: 2)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of keys and arrivals (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine's facts there")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots; it opens without a network")
     parser.add_argument(
         "--repeats", type=_repeats, metavar="N", help="each scenario in N processes of its own (default: in this one)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 NAME = "limits, MemoryStorage, fixed window"
+DISTRIBUTION = "limits"
 
 
 def make(rate_per_s: int) -> Callable[[str], bool]:
