@@ -35,12 +35,16 @@ class Refusal(NamedTuple):
     """An answer that is sent instead of what was asked for."""
 
     status: int
-    headers: dict[str, str]
+    headers: tuple[tuple[str, str], ...]
     body: bytes
 
 
 def refusal_of(decision: Decision) -> Refusal:
-    """The answer to a request that this decision refuses. A stored answer is none of these."""
+    """The answer to a request that this decision refuses: for one that was answered before, that answer again."""
+    stored = decision.response
+    if stored is not None and stored.body is not None:
+        fields = (*stored.headers, *decision.headers.items(), ("Idempotent-Replayed", "true"))
+        return Refusal(stored.status, fields, stored.body)
     status, headers, members, detail = parts_of(decision)
     if decision.request_id is not None:
         members["request_id"] = decision.request_id
@@ -62,7 +66,8 @@ def parts_of(decision: Decision) -> tuple[int, dict[str, str], dict[str, object]
 def refusal(status: int, detail: str, members: Mapping[str, object], headers: Mapping[str, str]) -> Refusal:
     """A refusal of this status, with the problem type and title that belong to it."""
     body = document(status, detail, members, type=PROBLEM_TYPES.get(status, "about:blank"), title=TITLES.get(status))
-    return Refusal(status, {**headers, "Cache-Control": "no-store", "Content-Type": CONTENT_TYPE}, body)
+    fields = {**headers, "Cache-Control": "no-store", "Content-Type": CONTENT_TYPE}
+    return Refusal(status, tuple(fields.items()), body)
 
 
 def document(

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
-from shield import Request, RequestError
+from shield import ReceiptError, Request, RequestError
 from shield.client import BlockingClient, Client, EndpointError, Unreachable
 from shield.client.protocol import Endpoint
+from shield.request import IdempotencyKey
 from tests.server.running import serving
 
 POLICY = """
@@ -94,6 +96,33 @@ async def test_places_are_held_and_given_back(kind):
         assert await client.release([]) == 0
         assert (await client.check(Request(user="u"))).allowed
         assert await client.report(facts=Request(user="u"), status=401, event="login_failed") is False
+
+
+async def test_idempotency_keys(kind):
+    policy = POLICY + "[guard.idempotency]\n"
+    asked = Request(user="u", method="POST", path="/orders", idempotency=IdempotencyKey(key="k"))
+    async with serving(policy) as server, kind(f"unix:{server.path}") as client:
+        owned = await client.check(asked)
+        assert owned.idempotency["lease_s"] == 60
+        assert (await client.check(asked)).reason == "idempotency_in_flight"
+        assert await client.extend(owned) is True
+        assert await client.complete(owned, 201, {"Location": "/orders/9"}, b"made") is True
+        assert await client.complete(owned.idempotency["owner"], 201) is False
+        again = await client.check(asked)
+        assert (again.reason, again.status) == ("idempotency_replay", 201)
+        assert again.response["headers"] == {"Location": "/orders/9"}
+        with pytest.raises(ReceiptError):
+            await client.abandon("nobody's")
+        with pytest.raises(ReceiptError):
+            await client.abandon(again)
+        with pytest.raises(RequestError):
+            await client.complete(owned, 99)
+        await client.release(owned.leases)
+        other = await client.check(msgspec.structs.replace(asked, path="/other"))
+        assert await client.complete(other, 200, (), bytes(3_000_000)) is True
+        await client.release(other.leases)
+        third = await client.check(msgspec.structs.replace(asked, path="/third"))
+        assert await client.abandon(third) is True
 
 
 async def test_text_that_is_no_utf8_gets_there(kind):

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TypeVar
 
+from shield.answer import HeaderFields
 from shield.client.protocol import (
     DEADLINE_S,
     IDLE_S,
@@ -26,6 +27,7 @@ from shield.client.protocol import (
     check_call,
     check_many_call,
     checked,
+    ending_call,
     headers,
     release_call,
     report_call,
@@ -107,6 +109,23 @@ class BlockingClient:
     def release(self, leases: Sequence[str]) -> int:
         """Gives places back; how many came free. Unreachable when nobody answers."""
         return self._call(release_call(leases)) if leases else 0
+
+    def complete(
+        self, owner: str | Decision, status: int, headers: HeaderFields = (), body: bytes | None = b""
+    ) -> bool:
+        """What a request with an idempotency key was answered, for whoever repeats it. `owner` is the decision, or its
+        `idempotency["owner"]`; `body` is None where it is too large to hand over. False when the key is not this
+        owner's any more; ReceiptError for an owner of whom nothing is known; Unreachable when nobody answers.
+        """
+        return self._call(ending_call(owner, "complete", status, headers, body))
+
+    def abandon(self, owner: str | Decision) -> bool:
+        """The request did nothing: its key is as if it had never been used. Otherwise as `complete`."""
+        return self._call(ending_call(owner, "abandon"))
+
+    def extend(self, owner: str | Decision) -> bool:
+        """The request takes longer: its lease starts anew. Otherwise as `complete`."""
+        return self._call(ending_call(owner, "extend"))
 
     def _call(self, call: Call[T]) -> T:
         try:

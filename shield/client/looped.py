@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from shield.answer import HeaderFields
 from shield.client.protocol import (
     DEADLINE_S,
     IDLE_S,
@@ -19,6 +20,7 @@ from shield.client.protocol import (
     check_call,
     check_many_call,
     checked,
+    ending_call,
     headers,
     release_call,
     report_call,
@@ -101,6 +103,23 @@ class Client:
     async def release(self, leases: Sequence[str]) -> int:
         """Gives places back; how many came free. Unreachable when nobody answers."""
         return await self._call(release_call(leases)) if leases else 0
+
+    async def complete(
+        self, owner: str | Decision, status: int, headers: HeaderFields = (), body: bytes | None = b""
+    ) -> bool:
+        """What a request with an idempotency key was answered, for whoever repeats it. `owner` is the decision, or its
+        `idempotency["owner"]`; `body` is None where it is too large to hand over. False when the key is not this
+        owner's any more; ReceiptError for an owner of whom nothing is known; Unreachable when nobody answers.
+        """
+        return await self._call(ending_call(owner, "complete", status, headers, body))
+
+    async def abandon(self, owner: str | Decision) -> bool:
+        """The request did nothing: its key is as if it had never been used. Otherwise as `complete`."""
+        return await self._call(ending_call(owner, "abandon"))
+
+    async def extend(self, owner: str | Decision) -> bool:
+        """The request takes longer: its lease starts anew. Otherwise as `complete`."""
+        return await self._call(ending_call(owner, "extend"))
 
     async def _call(self, call: Call[T]) -> T:
         try:

@@ -16,7 +16,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from shield.errors import RequestError, ShieldError
+from shield.answer import HeaderFields, StoredAnswer, pairs_of
+from shield.errors import ReceiptError, RequestError, ShieldError
 from shield.request import Request
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ MAX_BATCH: Final = 256
 """Requests of one `check_many`: the endpoint's own bound."""
 MAX_ANSWER_BYTES: Final = 32 * 1_048_576
 """An answer is not read further: a batch of stored answers may be long, what is no shield's answer longer."""
+MAX_KEPT_BYTES: Final = 1_048_576
+"""A longer body is not handed over to be kept: it would not go into the endpoint's own bound."""
 DEADLINE_S: Final = 1.0
 """For a call, everything included: many times what a decision takes, and little beside what a client waits."""
 POOL_SIZE: Final = 32
@@ -123,6 +126,8 @@ class Call(NamedTuple, Generic[T]):
     read: Callable[[bytes], T]
     instead: Callable[[bool], T] | None = None
     """From whether to allow, for calls that have an answer of their own then."""
+    ends: bool = False
+    """Whether it ends an idempotency key: then that somebody else has it is an answer."""
 
     def result(self, status: int, body: bytes) -> T:
         """The value. Unreachable, RequestError or EndpointError."""
@@ -132,6 +137,10 @@ class Call(NamedTuple, Generic[T]):
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise Unreachable(f"the answer is none of a shield's: {error}") from None
         detail, field = _problem(body)
+        if self.ends and status == 409:
+            return self.read(b'{"done": false}')
+        if self.ends and status == 404 and field == "owner":
+            raise ReceiptError(detail)
         if status in (400, 413):
             raise RequestError(field, detail)
         if status >= 500 or status == 408:
@@ -195,6 +204,26 @@ def release_call(leases: Sequence[str]) -> Call[int]:
     return Call("/v1/release", _json({"leases": list(leases)}), lambda answer: _released(answer).released)
 
 
+def ending_call(
+    owner: str | Decision, action: str, status: int = 0, headers: HeaderFields = (), body: bytes | None = None
+) -> Call[bool]:
+    """What became of a request that owns its idempotency key. ReceiptError for a decision that owns none."""
+    if isinstance(owner, Decision):
+        if owner.idempotency is None:
+            raise ReceiptError("the decision owns no idempotency key")
+        owner = str(owner.idempotency["owner"])
+    told: dict[str, Any] = {"owner": owner, "action": action}
+    if action == "complete":
+        if body is not None and len(body) > MAX_KEPT_BYTES:
+            body = None
+        told["response"] = StoredAnswer(status, pairs_of(headers), body).as_dict()
+    return Call("/v1/idempotency", _json(told), lambda answer: _done(answer).done, ends=True)
+
+
+class _Done(msgspec.Struct):
+    done: bool
+
+
 class _Settled(msgspec.Struct):
     settled: bool
 
@@ -213,6 +242,7 @@ _decision = msgspec.json.Decoder(Decision).decode
 _decisions = msgspec.json.Decoder(list[Decision]).decode
 _settled = msgspec.json.Decoder(_Settled).decode
 _released = msgspec.json.Decoder(_Released).decode
+_done = msgspec.json.Decoder(_Done).decode
 _read_problem = msgspec.json.Decoder(_Problem).decode
 _encode = msgspec.json.Encoder().encode
 

@@ -17,10 +17,12 @@ from os import PathLike
 from typing import Any, Final
 
 from aiohttp import web
+from multidict import CIMultiDict
 
 from shield.errors import RequestError
 from shield.guard.size import TOO_LARGE
 from shield.middleware.body import MAX_RATIO, BodyRefused, Fault, inflates_too_much
+from shield.middleware.capture import Capture
 from shield.middleware.facts import Head, with_body
 from shield.middleware.marks import mark_of
 from shield.middleware.settings import Hook, Settings, faulty, most_read, unreadable
@@ -67,6 +69,8 @@ async def _add_fields(request: web.Request, response: web.StreamResponse) -> Non
     turn = request.get(_TURN)
     if turn is not None:
         request[_BEGUN] = True
+        if turn.capture is not None and turn.capture.status is None:
+            _capture_stream(turn.capture, response)
         response.headers.extend(turn.headers())
 
 
@@ -75,7 +79,7 @@ class _Front:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
         """After the last request."""
@@ -95,36 +99,64 @@ class _Front:
         if not turn.decision.allowed:
             return _response(refusal_of(turn.decision))
         request[_TURN] = turn
+        running = self._run(request, handler, turn, body)
+        if turn.capture is None:
+            return await running
+        # What owns its key goes on when its client is gone: who comes again is to find an answer.
+        task: asyncio.Task[web.StreamResponse] = asyncio.get_running_loop().create_task(running)
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    async def _run(
+        self, request: web.Request, handler: Any, turn: Turn, body: MeteredStream | None
+    ) -> web.StreamResponse:
         status: int | None = 500
         token = CURRENT.set(turn)
+        keeping = None if turn.capture is None else asyncio.get_running_loop().create_task(turn.keep_lease())
         try:
             response = await self._answer(request, handler, turn, body)
             status = response.status
+            if turn.capture is not None:
+                await _keep(turn, response)
             with suppress(ConnectionError):  # the client is gone; aiohttp finds that out again, and closes
                 await response.prepare(request)
                 await response.write_eof()
             return response
         except web.HTTPException as answer:
             status = answer.status
+            if turn.capture is not None:
+                await _keep(turn, answer)
+            raise
+        except Exception:
+            await turn.end_key("undone")
             raise
         finally:
+            if keeping is not None:
+                keeping.cancel()
             CURRENT.reset(token)
             await self._end(turn, body, status)
 
-    async def _answer(self, request: web.Request, handler: Any, turn: Turn, body: MeteredStream | None) -> Any:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled():
+            task.exception()  # raised to aiohttp, or to nobody if that had gone
+
+    async def _answer(
+        self, request: web.Request, handler: Any, turn: Turn, body: MeteredStream | None
+    ) -> web.StreamResponse:
         """The handler's response, or the refusal that stands in for it."""
         try:
-            response = await handler(request)
+            response: web.StreamResponse = await handler(request)
         except Exception:
             refused = _instead(turn, body)
             if refused is None or _BEGUN in request:
                 raise  # a response that has begun is cut
-            response = None
         else:
             refused = _instead(turn, body)
-            if response.prepared:
+            if refused is None or response.prepared:
                 return response
-        return response if refused is None else _response(refused)
+        return _response(refused)
 
     async def _begin(self, request: web.Request) -> tuple[Turn, MeteredStream | None] | Refusal | None:
         """The decision; None for what is exempt, a refusal for what cannot be decided."""
@@ -156,7 +188,7 @@ class _Front:
             read = await _read(request, head, most_read(facts))
             if isinstance(read, Refusal):
                 return read
-            with_body(stated, read, operations=True)
+            with_body(settings.shield, stated, read, request.rel_url.raw_query_string)
         shield = settings.shield
         decision = shield.check_nowait(stated) if shield.store.local else await shield.check(stated)
         return Turn(shield, stated, decision, caller_in(asyncio.get_running_loop())), body
@@ -171,6 +203,43 @@ class _Front:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
         await asyncio.shield(task)
+
+
+async def _keep(turn: Turn, response: web.StreamResponse) -> None:
+    """Before its end is sent the answer is there for whoever asks again."""
+    capture = turn.capture
+    assert capture is not None
+    if turn.refusal is not None:
+        await turn.end_key("undone")
+        return
+    if capture.status is None:
+        capture.began(response.status, response.headers.items())
+        content = getattr(response, "body", None)
+        if isinstance(content, bytes | bytearray):
+            capture.feed(bytes(content))
+        elif content is not None or not isinstance(response, web.Response):
+            capture.lose()  # a file, or something else that aiohttp reads while it sends
+    await turn.end_key("answered")
+
+
+def _capture_stream(capture: Capture, response: web.StreamResponse) -> None:
+    """Has what a handler writes go by, and go on when the client is gone."""
+    capture.began(response.status, response.headers.items())
+    write, write_eof = response.write, response.write_eof
+
+    async def captured(data: Any) -> None:
+        capture.feed(bytes(data))
+        with suppress(ConnectionError):
+            await write(data)
+
+    async def captured_eof(data: bytes = b"") -> None:
+        if data:
+            capture.feed(data)
+        with suppress(ConnectionError):
+            await write_eof(data)
+
+    response.write = captured  # type: ignore[method-assign]
+    response.write_eof = captured_eof  # type: ignore[method-assign]
 
 
 class MeteredStream:
@@ -272,4 +341,4 @@ async def _read(request: web.Request, head: Head, max_bytes: int) -> bytes | Ref
 
 
 def _response(refused: Refusal) -> web.Response:
-    return web.Response(status=refused.status, headers=refused.headers, body=refused.body)
+    return web.Response(status=refused.status, headers=CIMultiDict(refused.headers), body=refused.body)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from shield.decision import Decision
 from shield.errors import Refused, RequestError
-from shield.middleware.asgi_exchange import Exchange, Receive, Send, Socket, encoded, send_refusal
+from shield.middleware.asgi_exchange import Exchange, Receive, Send, Socket, encoded_pairs, send_refusal
 from shield.middleware.body import MAX_RATIO, BodyMeter
 from shield.middleware.endpoints import Endpoints, Finder
 from shield.middleware.facts import Head, with_body
@@ -106,21 +106,45 @@ class ShieldMiddleware:
             exchange.hold(body)
         elif head.counted or head.encoding is not None:
             exchange.measure(BodyMeter(self._settings.facts.max_body_bytes, head.encoding, self._settings.max_ratio))
+        running = self._run(exchange, exchange.receive if exchange.watches else receive)
+        if turn.capture is None:
+            await running
+            return
+        # What owns its key goes on when its client is gone: who comes again is to find an answer.
+        task = asyncio.get_running_loop().create_task(running)
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+        await asyncio.shield(task)
+
+    async def _run(self, exchange: Exchange, receive: Receive) -> None:
+        """The application, and what is owed when it has returned."""
+        turn = exchange.turn
         token = CURRENT.set(turn)
+        keeping = None if turn.capture is None else asyncio.get_running_loop().create_task(turn.keep_lease())
         try:
-            await self.app(scope, exchange.receive if exchange.watches else receive, exchange.send)
+            await self.app(exchange.scope, receive, exchange.send)
+            await turn.end_key("answered" if turn.capture is not None and turn.capture.ended else "undone")
         except Refused:
+            await turn.end_key("undone")
             if exchange.started or turn.refusal is None:
                 raise
             await exchange.refuse(refusal_of(turn.refusal))
         except Exception:
+            await turn.end_key("undone")
             if not exchange.refused:
                 exchange.status = exchange.status or 500
                 raise
             # The client has its answer; what was raised is what became of a body that was cut short.
         finally:
+            if keeping is not None:
+                keeping.cancel()
             CURRENT.reset(token)
             await exchange.finish()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled():
+            task.exception()  # raised to the server, or to nobody if that had gone
 
     async def _begin(self, scope: Scope, receive: Receive) -> tuple[Turn, Head, bytes | None] | Refusal | None:
         """The decision; None for what is exempt, a refusal for what cannot be decided."""
@@ -161,7 +185,7 @@ class ShieldMiddleware:
             if isinstance(read, Refusal):
                 return read
             body = read
-            with_body(request, body, operations=True)
+            with_body(settings.shield, request, body, scope.get("query_string", b"").decode("latin-1"))
         return Turn(settings.shield, request, await self._decide(request), self._call), head, body
 
     async def _decide(self, request: Request) -> Decision:
@@ -293,7 +317,7 @@ async def _turn_away(scope: Scope, receive: Receive, send: Send, refused: Refusa
     """Refuses a WebSocket before it is one."""
     await receive()  # websocket.connect
     if DENIAL in (scope.get("extensions") or {}):
-        start = {"type": f"{DENIAL}.start", "status": refused.status, "headers": encoded(refused.headers)}
+        start = {"type": f"{DENIAL}.start", "status": refused.status, "headers": encoded_pairs(refused.headers)}
         await send(start)
         await send({"type": f"{DENIAL}.body", "body": refused.body})
     else:

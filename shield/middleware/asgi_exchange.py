@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from shield.decision import Decision
 from shield.middleware.body import LINGER_BYTES, BodyMeter, Fault
-from shield.middleware.settings import faulty
+from shield.middleware.capture import Capture
+from shield.middleware.settings import faulty, framed
 from shield.middleware.turn import Turn
 from shield.problem import Refusal, refusal_of
 
@@ -20,6 +21,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+SENT_ELSEWHERE: Final = ("http.response.pathsend", "http.response.zerocopysend")
+"""Extensions by which a server is handed a file to send."""
 POLICY_VIOLATION: Final = 1008
 TOO_BIG: Final = 1009
 LINGER_S: Final = 1.0
@@ -30,7 +33,7 @@ _MAX_REASON_BYTES: Final = 123  # RFC 6455, 5.5: what is left of a control frame
 class Exchange:
     """One request and its response."""
 
-    __slots__ = ("_body", "_held", "_meter", "_receive", "_send", "middleware", "refused", "scope", "started", "status",
+    __slots__ = ("_held", "_meter", "_over", "_receive", "_send", "middleware", "refused", "scope", "started", "status",
                  "turn", "watches")  # fmt: skip
 
     def __init__(
@@ -47,6 +50,10 @@ class Exchange:
         """Whether the application has to receive through here."""
         self._receive = receive
         self._send = send
+        self._over: asyncio.Event | None = None
+        if turn.capture is not None:
+            self._over = asyncio.Event()
+            self.watches = True
         self._meter: BodyMeter | None = None
         self._held: bytes | None = None
 
@@ -68,6 +75,10 @@ class Exchange:
         if self.refused:
             return {"type": "http.disconnect"}
         message = await self._receive()
+        if self._over is not None and message["type"] == "http.disconnect":
+            # Whoever owns its key goes on: it is told when it has answered.
+            await self._over.wait()
+            return message
         meter = self._meter
         if meter is not None and message["type"] == "http.request":
             if fault := meter.feed(message.get("body", b"")):
@@ -86,16 +97,45 @@ class Exchange:
         if kind == "http.response.start":
             turn = self.turn
             if turn.refusal is not None:
+                await turn.end_key("undone")
                 await self.refuse(refusal_of(turn.refusal))
                 return
             self.started = True
             self.status = message["status"]
-            headers = [*message.get("headers", ()), *encoded(turn.headers())]
-            await self._send({**message, "headers": headers})
+            own = message.get("headers", ())
+            if turn.capture is not None:
+                turn.capture.began(
+                    self.status, [(name.decode("latin-1"), value.decode("latin-1")) for name, value in own]
+                )
+            await self._pass({**message, "headers": [*own, *encoded(turn.headers())]})
             return
-        await self._send(message)
-        if kind == "http.response.body" and not message.get("more_body", False):
+        last = kind == "http.response.body" and not message.get("more_body", False)
+        if self.turn.capture is not None:
+            await self._keep(self.turn.capture, message, last)
+        await self._pass(message)
+        if last:
             await self.finish()
+
+    async def _keep(self, capture: Capture, message: Message, last: bool) -> None:
+        """Keeps the next of a body, and before its end is sent the answer is there for whoever asks again."""
+        if message["type"] == "http.response.body":
+            capture.feed(message.get("body", b""))
+        elif message["type"] in SENT_ELSEWHERE:
+            capture.lose()
+            last = not message.get("more_body", False)
+        if last:
+            capture.ended = True
+            # A framework's own 500 may stand for what it is about to raise: `end_key` waits for that.
+            if capture.status is not None and capture.status < 500:
+                await self.turn.end_key("answered")
+
+    async def _pass(self, message: Message) -> None:
+        """Sends on. For whoever owns its key a client that is gone is no reason to stop."""
+        if self._over is None:
+            await self._send(message)
+            return
+        with suppress(OSError):
+            await self._send(message)
 
     async def refuse(self, refused: Refusal) -> None:
         """Answers in the application's place."""
@@ -123,6 +163,8 @@ class Exchange:
 
     async def finish(self) -> None:
         """What is owed; again is nothing."""
+        if self._over is not None:
+            self._over.set()
         await self.middleware.end(self.turn, self.status)
 
 
@@ -179,13 +221,17 @@ def _size(message: Message) -> int:
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     """As ASGI has them: names in lower case."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    return encoded_pairs(headers.items())
+
+
+def encoded_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """The same of pairs."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs]
 
 
 async def send_refusal(scope: MutableMapping[str, Any], send: Send, refused: Refusal, *, more: bool = False) -> None:
     """A whole response; `more`: its end is still to be said."""
-    headers = encoded(refused.headers)
-    headers.append((b"content-length", str(len(refused.body)).encode()))
+    headers = encoded_pairs(framed(refused))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     body = b"" if scope.get("method") == "HEAD" else refused.body
     await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -16,7 +16,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from shield.decision import Decision
@@ -33,6 +33,8 @@ class Bridge:
 
     def __init__(self, shield: Shield) -> None:
         self.shield = shield
+        self.on_fork: Callable[[], None] = lambda: None
+        """Called in a process that was just forked."""
         self._lock = threading.Lock()
         self._starting = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,6 +100,7 @@ class Bridge:
         """In a process that was just forked: the parent's thread and whatever its locks were doing are not here."""
         self._lock, self._starting = threading.Lock(), threading.Lock()
         self._loop = self._thread = None
+        self.on_fork()
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

@@ -19,6 +19,7 @@ from shield.identity.address import TrustedProxies
 from shield.identity.bearer import bearer
 from shield.policy import Policy
 from shield.request import IdempotencyKey, Request
+from shield.shield import Shield
 
 FORWARDED_FOR: Final = "x-forwarded-for"
 MAX_BUFFERED_BYTES: Final = 2 * 1_048_576
@@ -110,7 +111,7 @@ class Facts:
             content_type=get("content-type"),
             user_agent=get("user-agent"),
             token=bearer(get("authorization")),
-            idempotency=_idempotency(get("idempotency-key")),
+            idempotency=IdempotencyKey(key) if (key := get("idempotency-key")) else None,
         )
         for field, name in self._fields:
             if (value := get(name)) is not None:
@@ -125,27 +126,20 @@ class Facts:
         return Head(request, get("content-encoding"), size is None or not framed)
 
 
-def with_body(request: Request, body: bytes, *, operations: bool) -> None:
-    """Adds what the decision needs of a body that was read before it: all of it where it holds GraphQL operations,
-    and its fingerprint where a key says that the same payload may come again. Nobody else has seen the request yet.
+def with_body(shield: Shield, request: Request, body: bytes, query: str) -> None:
+    """Adds what the decision needs of a body that was read before it: its fingerprint, with the query's, where a key
+    says that the same payload may come again, and all of it where it holds GraphQL operations. Nobody else has seen the
+    request yet.
     """
-    if operations and body:
-        force_setattr(request, "body", b64encode(body).decode())
     key = request.idempotency
-    if key is not None and key.fingerprint is None:
-        fingerprint = "sha256:" + hashlib.sha256(body).hexdigest()
-        force_setattr(request, "idempotency", IdempotencyKey(key.key, fingerprint))
+    if key is not None and not key.fingerprint:
+        digest = hashlib.sha256(f"{len(query)}:{query}".encode("utf-8", "surrogatepass"))
+        digest.update(body)
+        force_setattr(request, "idempotency", IdempotencyKey(key.key, "sha256:" + digest.hexdigest()))
+    if body and shield.wants_body(request):
+        force_setattr(request, "body", b64encode(body).decode())
     if request.bytes is None:
         force_setattr(request, "bytes", len(body))
-
-
-def _idempotency(key: str | None) -> IdempotencyKey | None:
-    """The draft wants a quoted string; most clients send it bare. Both name the same key."""
-    if key is None:
-        return None
-    if len(key) >= 2 and key[0] == key[-1] == '"':
-        key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
-    return IdempotencyKey(key=key)
 
 
 def _whole(name: str, value: str) -> int:

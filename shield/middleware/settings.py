@@ -61,6 +61,13 @@ def most_read(facts: Facts) -> int:
     return MAX_BUFFERED_BYTES if ceiling is None else min(MAX_BUFFERED_BYTES, ceiling)
 
 
+def framed(refused: Refusal) -> tuple[tuple[str, str], ...]:
+    """Its header fields, with the length of its body where a response of its status has one (RFC 9110, 8.6)."""
+    if refused.status in (204, 304) or any(name.lower() == "content-length" for name, _ in refused.headers):
+        return refused.headers
+    return (*refused.headers, ("Content-Length", str(len(refused.body))))
+
+
 def unreadable(error: RequestError) -> Refusal:
     """For headers that cannot be read: they are the client's."""
     return refusal(400, str(error), {"reason": "invalid", "field": error.field}, {})

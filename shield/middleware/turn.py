@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 from shield.decision import Decision
 from shield.errors import ReceiptError, RequestError, ShieldError, StoreError
+from shield.middleware.capture import Capture
 from shield.request import Request
 from shield.shield import Shield
 
@@ -27,6 +28,13 @@ MESSAGE: Final = "MESSAGE"
 
 CURRENT: Final[ContextVar[Turn | None]] = ContextVar("shield_turn", default=None)
 
+
+EXTENSIONS_PER_LEASE: Final = 3
+"""Two may fail before a lease is lost."""
+MAX_EXTENSIONS: Final = 30
+"""Ten leases, ten minutes by default: what takes longer hangs, and nobody who repeats it waits for ever."""
+
+Ended = Literal["answered", "undone", "unknown"]
 
 CALL_S: Final = 30.0
 """How long a handler in a thread waits for the loop: longer than any store takes. Only a loop that hangs reaches it."""
@@ -66,11 +74,15 @@ class Turn:
     `cost`, `type_cost` (of GraphQL) and `event` are for the handler to set.
     """
 
-    __slots__ = ("_done", "also", "call", "cost", "decision", "event", "received", "refusal", "request", "shield",
-                 "type_cost")  # fmt: skip
+    __slots__ = ("_done", "_key_done", "also", "call", "capture", "cost", "decision", "event", "received", "refusal",
+                 "request", "shield", "type_cost")  # fmt: skip
 
     def __init__(self, shield: Shield, request: Request, decision: Decision, call: Caller | None = None) -> None:
         self.shield = shield
+        rules = shield.policy.idempotency
+        owns = decision.idempotency is not None and rules is not None
+        self.capture = Capture(rules.max_body_bytes) if owns and rules is not None else None
+        """The response of a request that owns its idempotency key, as far as it went."""
         self.request = request
         """The facts that were stated. `decision.charges.request` is whose they turned out to be."""
         self.decision = decision
@@ -86,6 +98,7 @@ class Turn:
         self.refusal: Decision | None = None
         """Set when one of those refused: that is the answer, whatever the framework makes of it."""
         self._done = False
+        self._key_done = False
 
     @property
     def principal(self) -> Request:
@@ -123,6 +136,47 @@ class Turn:
         if decision.leases:
             self.also.append(decision)  # its places are the connection's
         return decision
+
+    async def end_key(self, how: Ended) -> None:
+        """Says what became of a request that owns its idempotency key. Once; never raises what the store may raise: the
+        response goes out in any case, and the key is then free after its lease.
+
+        "answered": the captured response is the answer. "undone": the handler raised or was never asked, so whoever
+        repeats the request runs it. "unknown": it was cut off in the middle, and only the lease may decide that.
+        """
+        capture = self.capture
+        if capture is None or self._key_done:
+            return
+        self._key_done = True
+        try:
+            if how == "undone":
+                await self.shield.abandon(self.decision)
+            elif how == "answered" and capture.status is not None:
+                try:
+                    await self.shield.complete(self.decision, capture.status, capture.headers, capture.body)
+                except RequestError:
+                    # A header field that could not be sent again. That it was done is kept all the same.
+                    await self.shield.complete(self.decision, capture.status, (), None)
+        except (StoreError, ReceiptError, RequestError):
+            pass
+
+    async def extend(self) -> bool:
+        """Extends the lease of its key; False when there is no use in going on."""
+        try:
+            return not self._key_done and await self.shield.extend(self.decision)
+        except StoreError:
+            return True
+        except ReceiptError:
+            return False
+
+    async def keep_lease(self) -> None:
+        """Extends the lease until it is cancelled, or the request has taken far too long."""
+        owned = self.decision.idempotency
+        assert owned is not None
+        for _ in range(MAX_EXTENSIONS):
+            await asyncio.sleep(owned.lease_s / EXTENSIONS_PER_LEASE)
+            if not await self.extend():
+                return
 
     async def finish(self, status: int | None) -> None:
         """Settles what it really took, gives places back, and tells detectors its status. Once; never raises what the

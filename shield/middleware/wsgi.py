@@ -20,10 +20,12 @@ from urllib.parse import quote
 from shield.errors import Refused, RequestError
 from shield.middleware.body import LINGER_BYTES, MAX_RATIO, BodyMeter, BodyRefused
 from shield.middleware.bridge import Bridge
+from shield.middleware.capture import Capture
 from shield.middleware.endpoints import Endpoints, Finder
 from shield.middleware.facts import Head, with_body
-from shield.middleware.settings import Hook, Settings, faulty, most_read, unreadable
-from shield.middleware.turn import CURRENT, Turn
+from shield.middleware.lease_thread import LeaseThread
+from shield.middleware.settings import Hook, Settings, faulty, framed, most_read, unreadable
+from shield.middleware.turn import CURRENT, Ended, Turn
 from shield.middleware.wsgi_input import PIECE_BYTES, MeteredInput
 from shield.policy import Policy
 from shield.problem import Refusal, phrase, refusal_of
@@ -58,6 +60,8 @@ class ShieldMiddleware:
         self.shield = self._settings.shield
         self._bridge = Bridge(self.shield)
         self._endpoints = Endpoints(app, endpoint)
+        self._leases = LeaseThread(lambda turn: bool(self._bridge.call(turn.extend())))
+        self._bridge.on_fork = self._leases.forget
 
     def close(self) -> None:
         """Closes the shield. A process that ends need not: it takes all with it."""
@@ -74,15 +78,19 @@ class ShieldMiddleware:
         if not turn.decision.allowed:
             return send_refusal(environ, start_response, refusal_of(turn.decision))
         response = Response(self._bridge, environ, start_response, turn, meter)
+        if turn.capture is not None:
+            response = OwnersResponse(self._bridge, environ, start_response, turn, meter, self._leases)
         token = CURRENT.set(turn)
         try:
             response.began(self.app(environ, response.start))
         except Exception as error:
+            response.ended("undone")
             if not response.answers(error):
                 response.status = response.status or 500
                 response.close()
                 raise
         except BaseException:
+            response.ended("unknown")
             response.close()
             raise
         finally:
@@ -120,7 +128,7 @@ class ShieldMiddleware:
             body = self._read(environ, head)
             if isinstance(body, Refusal):
                 return body
-            with_body(request, body, operations=True)
+            with_body(settings.shield, request, body, environ.get("QUERY_STRING", ""))
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
         elif head.counted or head.encoding is not None:
@@ -211,6 +219,9 @@ class Response:
             raise StopIteration
         return part
 
+    def ended(self, how: Ended) -> None:
+        """Says what became of a request that owns its key."""
+
     def close(self) -> None:
         """Called by the server when the response has ended, whether well or not."""
         if self._closed:
@@ -239,8 +250,12 @@ class Response:
         (status, headers, exc_info), self._pending = self._pending, None
         self._started = True
         self.status = int(status[:3])
+        self._begins(headers)
         headers = [*headers, *self._turn.headers().items()]
         return self._start_response(status, headers, *(() if exc_info is None else (exc_info,)))
+
+    def _begins(self, headers: list[tuple[str, str]]) -> None:
+        """The application's own head."""
 
     def _write(self, data: bytes) -> object:
         """PEP 3333's other way to send, for applications from before it."""
@@ -249,10 +264,90 @@ class Response:
         return self._written(data)
 
 
+class OwnersResponse(Response):
+    """The response of a request that owns its idempotency key: kept as it goes by, and to its end even where the client
+    has gone before.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        environ: Environ,
+        start_response: Start,
+        turn: Turn,
+        meter: BodyMeter | None,
+        leases: LeaseThread,
+    ) -> None:
+        super().__init__(bridge, environ, start_response, turn, meter)
+        assert turn.capture is not None
+        self._capture: Capture = turn.capture
+        self._leases = leases
+        self._length: int | None = None
+        self._told = False
+        leases.add(turn)
+
+    def ended(self, how: Ended) -> None:
+        if self._told:
+            return
+        self._told = True
+        self._leases.remove(self._turn)
+        if self._turn.refusal is not None:
+            how = "undone"
+        self._bridge.call(self._turn.end_key(how))
+
+    def __next__(self) -> bytes:
+        try:
+            part = super().__next__()
+        except StopIteration:
+            self._all()
+            raise
+        except Exception:
+            self.ended("undone")
+            raise
+        self._feed(part)
+        return part
+
+    def close(self) -> None:
+        if not self._closed:
+            try:
+                for part in self._parts:  # what the client did not wait for
+                    self._feed(part)
+            except Exception:
+                self.ended("undone")
+                raise
+            finally:
+                super().close()
+            self._all()
+
+    def _begins(self, headers: list[tuple[str, str]]) -> None:
+        assert self.status is not None
+        self._capture.began(self.status, headers)
+        length = next((value for name, value in headers if name.lower() == "content-length"), "")
+        self._length = int(length) if length.isdigit() else None
+
+    def _write(self, data: bytes) -> object:
+        if self._written is None:
+            self._written = self._tell()
+        self._feed(data)
+        with suppress(OSError):
+            self._written(data)
+        return None
+
+    def _feed(self, part: bytes) -> None:
+        self._capture.feed(part)
+        if self._capture.size == self._length:
+            self._all()  # before its end is sent the answer is there for whoever asks again
+
+    def _all(self) -> None:
+        if self._capture.status is not None:
+            self.ended("answered")
+        else:
+            self.ended("undone")
+
+
 def send_refusal(environ: Environ, start_response: Start, refused: Refusal) -> Iterable[bytes]:
     """A whole response."""
-    headers = [*refused.headers.items(), ("Content-Length", str(len(refused.body)))]
-    start_response(f"{refused.status} {phrase(refused.status)}", headers)
+    start_response(f"{refused.status} {phrase(refused.status)}", list(framed(refused)))
     return () if environ["REQUEST_METHOD"] == "HEAD" else _and_drain(environ, refused.body)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 
 from flask import Flask, Response, request
 
@@ -12,7 +13,9 @@ from shield.middleware import cost, current, exempt, limit
 from shield.middleware.wsgi import ShieldMiddleware
 
 app = Flask(__name__)
-shield = ShieldMiddleware(app.wsgi_app, Policy.parse(os.environ["SITE_POLICY"]), store=os.environ["SITE_STORE"])
+shield = ShieldMiddleware(
+    app.wsgi_app, Policy.parse(os.environ["SITE_POLICY"]), store=os.environ["SITE_STORE"], gateway=True
+)
 app.wsgi_app = shield
 
 
@@ -59,6 +62,12 @@ def broken():
 @app.get("/fails")
 def fails():
     raise RuntimeError("the handler's own")
+
+
+@app.post("/write")
+def write():
+    time.sleep(0.05)
+    return {"number": uuid.uuid4().hex}, 201
 
 
 @app.get("/slow")

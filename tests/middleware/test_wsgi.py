@@ -7,7 +7,9 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from wsgiref.validate import validator
 
 import httpx
@@ -104,16 +106,44 @@ def test_processes_count_together(site, store, request, tmp_path):
     args = ("--workers", "2", "--worker-class", "gthread", "--threads", "4", "--preload")
     if store.startswith("unix"):
         store += "?prefix=" + uuid.uuid4().hex[:8]
+    with removed_after(store), gunicorn_serving(site, args=args, env=env(store)) as url:
+
+        def ask(_: int) -> int:
+            return httpx.get(url + "/").status_code
+
+        with ThreadPoolExecutor(6) as pool:
+            statuses = list(pool.map(ask, range(60)))
+        assert statuses.count(200) == 40
+        assert statuses.count(429) == 20
+
+
+def test_a_write_happens_once_over_all_processes():
+    store = f"shared://test-{uuid.uuid4().hex[:12]}"
+    guard = '[identity]\nheaders = { user = "X-User" }\n[guard.idempotency]\nmethods = ["POST"]\n'
+    environ = {"SITE_STORE": store, "SITE_POLICY": "version = 1\n" + guard}
+    args = ("--workers", "2", "--worker-class", "gthread", "--threads", "4")
+    with removed_after(store), gunicorn_serving(SITES["flask"], args=args, env=environ) as url:
+
+        def write(number: int) -> httpx.Response:
+            headers = {"X-User": f"u-{number % 2}", "Idempotency-Key": "k"}
+            return httpx.post(url + "/write", headers=headers, json={"a": 1}, timeout=20)
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(write, range(32)))
+        assert {answer.status_code for answer in answers} <= {201, 409, 503}
+        for user in (0, 1):  # each has its own
+            done = [answer.json()["number"] for answer in answers[user::2] if answer.status_code == 201]
+            assert len(set(done)) == 1
+            again = write(user)
+            assert again.json()["number"] == done[0]
+            assert again.headers["idempotent-replayed"] == "true"
+
+
+@contextmanager
+def removed_after(store: str) -> Iterator[None]:
+    """The files of a shared table."""
     try:
-        with gunicorn_serving(site, args=args, env=env(store)) as url:
-
-            def ask(_: int) -> int:
-                return httpx.get(url + "/").status_code
-
-            with ThreadPoolExecutor(6) as pool:
-                statuses = list(pool.map(ask, range(60)))
-            assert statuses.count(200) == 40
-            assert statuses.count(429) == 20
+        yield
     finally:
         for folder in ("/dev/shm", "/tmp"):
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
