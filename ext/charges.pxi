@@ -81,7 +81,7 @@ cdef class Charges:
     cdef readonly bint degraded
     cdef readonly bint settleable     # some cost is the request's own: what it really was may be reported later
     cdef readonly bint has_leases
-    cdef readonly object plan         # as stated, checked; None where it is absent
+    cdef readonly object plan         # whose numbers hold: as stated, checked; None where it is absent
     cdef readonly object request_id
     cdef list lease_ids               # per charge: an id where it may take a place, None elsewhere
     cdef readonly object stored       # the answer that an idempotency key got the first time (shield.answer.StoredAnswer)

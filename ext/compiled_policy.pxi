@@ -81,6 +81,7 @@ cdef class CompiledPolicy:
     (ValueError for a value that is malformed), or None when all match always. `guard(request_bytes, content_type)`: None,
     or (reason, detail). `price(request)`: None where there is no GraphQL to price, or (reason or None, detail, operations,
     cost, type cost); `max_cost`: its ceiling, for header fields. `normalise(path)`: the path that is counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
+    `under`: begins the names of the plans whose numbers every request meets, whatever plan it states.
     """
 
     cdef Registry registry
@@ -103,6 +104,8 @@ cdef class CompiledPolicy:
     cdef int64_t max_cost         # of GraphQL operations; -1: no ceiling
     cdef object normalise
     cdef int ipv6_prefix
+    cdef str under
+    cdef set known_plans
     cdef bint any_calendar
     cdef int path_field
     cdef int ip_field
@@ -110,7 +113,7 @@ cdef class CompiledPolicy:
     cdef Py_ssize_t offsets[MAX_FACTS]
 
     def __cinit__(self, Registry registry not None, limits, *, select=None, guard=None, price=None, max_cost=None, normalise=None,
-                  windows=None, int ipv6_prefix=64):
+                  windows=None, int ipv6_prefix=64, str under=None):
         cdef int i
         cdef CompiledLimit *c
         cdef dict groups = {}
@@ -134,6 +137,7 @@ cdef class CompiledPolicy:
         for i in range(self.n_limits):
             self.compile(i, self.limits[i], groups)
         self.wording = Wording(self.limits, [self.items_of(i) for i in range(self.n_limits)])
+        self.under, self.known_plans = under, {plan for limit in self.limits for plan in limit.plans}
         # Only now that nothing can fail any more: a policy that is refused changes nothing.
         for i in range(self.n_limits):
             plans = self.plans[i] or {}
@@ -245,6 +249,10 @@ cdef class CompiledPolicy:
             charges.request_bytes = self.request_int(charges, self.fact(request, FACT_BYTES), "bytes", 0)
         if not self.lacks(request, FACT_PLAN):
             charges.plan = self.request_text(charges, self.fact(request, FACT_PLAN), "plan")
+        if self.under is not None:
+            charges.plan = self.under + (charges.plan or "")
+            if charges.plan not in self.known_plans:
+                charges.plan = self.under
         if not self.lacks(request, FACT_REQUEST_ID):
             charges.request_id = self.request_text(charges, self.fact(request, FACT_REQUEST_ID), "request_id")
         self.read_address(charges, self.fact(request, FACT_IP))

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shield import cli_bench, cli_price
+from shield import cli_bench, cli_block, cli_price
 from shield.cli_options import add_policy_and_store, add_serve_options
 from shield.simulate import command as simulate
 
@@ -199,6 +199,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how to say it (default: json, text with --explain)",
     )
     decide.set_defaults(command=_decide)
+    cli_block.add_to(commands, _new_parser)
     cli_price.add_to(commands, _new_parser)
     simulate.add_to(commands, _new_parser)
     cli_bench.add_to(commands, _new_parser)
@@ -238,6 +239,7 @@ def _serve(options: argparse.Namespace) -> int:
             tls=tls,
             callers=read_callers(options.tls_client_id, tls),
             secret_file=options.secret_file,
+            blocks=options.blocks,
             trace=options.trace_decisions,
             log_format=options.log_format or ("console" if sys.stderr.isatty() else "json"),
             log_level=options.log_level,

@@ -77,6 +77,13 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         "(default: the store hands one out)",
     )
     more.add_argument(
+        "--blocks",
+        metavar="FILE",
+        type=Path,
+        help="keep blocks in this file, so that they survive a restart (default: beside a shared:// table; what nodes "
+        "of a Redis block is kept there; with memory:// they end with the process)",
+    )
+    more.add_argument(
         "--trace-decisions",
         metavar="FILE",
         type=Path,

@@ -11,20 +11,23 @@ from shield.policy import Policy
 from shield.policy.calendar import window_of
 from shield.policy.matcher import Matcher
 from shield.policy.path import normalise
+from shield.policy.throttle import with_throttles
 
 if TYPE_CHECKING:
     from shield.guard.graphql import PriceGuard
 
 
-def compile_policy(policy: Policy, registry: Registry, prices: PriceGuard | None = None) -> CompiledPolicy:
-    """The policy resolved once, for one store's registry."""
+def compile_policy(
+    policy: Policy, registry: Registry, prices: PriceGuard | None = None, under: str | None = None
+) -> CompiledPolicy:
+    """The policy resolved once, for one store's registry. `under`: as for CompiledPolicy, a throttle's prefix."""
     matcher = Matcher(policy.limits)
     guard = None
     if policy.size is not None:
         guard = partial(check_size, policy.size)
     return CompiledPolicy(
         registry,
-        policy.limits,
+        with_throttles(policy),
         select=None if matcher.unconditional else matcher.match,
         guard=guard,
         price=prices.check if prices is not None else None,
@@ -35,4 +38,5 @@ def compile_policy(policy: Policy, registry: Registry, prices: PriceGuard | None
             for limit in policy.limits
         ],
         ipv6_prefix=policy.identity.ipv6_prefix,
+        under=under,
     )

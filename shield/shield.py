@@ -12,9 +12,11 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shield.abuse import Abuse
+from shield.block.lists import BlockLists
 from shield.clock import Clock
 from shield.compile import compile_policy
 from shield.core import Charges, CompiledPolicy, Decision
@@ -25,9 +27,10 @@ from shield.keeper import Keeper
 from shield.keyed import Keyed
 from shield.pacing import Pacing
 from shield.policy import Policy
-from shield.policy.model import CONCURRENCY
 from shield.receipt import Handles, limit_digest
 from shield.request import Request
+from shield.screen import Screen
+from shield.standing_in import StandingIn
 from shield.store.memory import MemoryStore
 from shield.store.table import TableStore
 
@@ -49,13 +52,15 @@ class Explanation(NamedTuple):
     """The key it counted by, in clear: for the operator who asked, never for a log."""
 
 
-class Shield(Keyed, Pacing):
+class Shield(Keyed, Pacing, StandingIn):
     """Decides every quota of a request in one atomic step.
 
     `store` is a URL (`memory://`, `shared://NAME`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store.
     `clock` returns Unix nanoseconds; the default is the system's (a remote store reads its own). `secret` seals
     receipts and leases: all nodes that share a store need the same one; by default the store has one.
     `trace` is called with a dict for every decision. `locate` answers where an address is, for detectors of travel.
+    `blocks` names a file that blocks are kept in and that processes of one host may share; by default a shared://
+    table has one beside it, and what the nodes of a Redis block stands there. BlockFileError when it cannot be used.
 
     Use it as `async with Shield(...) as shield`, or call `open` and `close`. With a local store nothing needs opening.
     """
@@ -69,6 +74,7 @@ class Shield(Keyed, Pacing):
         secret: bytes | None = None,
         trace: Callable[[dict[str, Any]], None] | None = None,
         locate: Locate | None = None,
+        blocks: str | os.PathLike[str] | None = None,
     ) -> None:
         from shield.store import RemoteStore, open_store
 
@@ -91,14 +97,16 @@ class Shield(Keyed, Pacing):
         self._clock = clock
         self._trace = trace
         self._gate: Gate | None = None
-        self._prepared: tuple[Policy, Gate | None] | None = None
+        self._prepared: tuple[Policy, Gate | None, BlockLists] | None = None
         self._keeper: Keeper | None = None
         self._handles = Handles(secret) if secret is not None else None
         self._own = Handles(os.urandom(32))  # for places in this process, which no other node could release
         if self._handles is None and self._remote is None:
             self._handles = Handles(self._local.secret)  # the processes of one shared table accept each other's
-        self.abuse = Abuse(clock=clock, locate=locate)
-        self._adopt(policy, self._new_gate(policy))
+        path = getattr(self.store, "blocks_path", None) if blocks is None else Path(blocks)
+        self.abuse = Abuse(clock=clock, locate=locate, path=path)
+        self.abuse.blocks.changed = self._route
+        self._adopt(policy, self._new_gate(policy), BlockLists.of(policy, self.abuse.now_us()))
 
     def _new_gate(self, policy: Policy) -> Gate | None:
         """What settles who asks, for a policy that verifies it. PolicyError."""
@@ -113,11 +121,19 @@ class Shield(Keyed, Pacing):
         gate.take_over(self._gate)
         return gate
 
-    async def _gate_for(self, policy: Policy) -> Gate | None:
-        """The gate to put in force with a policy. PolicyError."""
+    async def _ready_for(self, policy: Policy) -> tuple[Gate | None, BlockLists]:
+        """What is read and fetched before a policy is put in force. PolicyError."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None and prepared[0] is policy:
-            return prepared[1]
+            return prepared[1:]
+        # What it has read stays where a policy replaces itself: its files may be gone by now.
+        lists = self.abuse.blocks.lists
+        if policy is not self.policy:
+            lists = await asyncio.to_thread(BlockLists.of, policy, self.abuse.now_us())
+        return await self._gate_for(policy), lists
+
+    async def _gate_for(self, policy: Policy) -> Gate | None:
+        """The gate to put in force with a policy. PolicyError."""
         if policy is self.policy:
             # What it has read stays: its files may be gone by now, and it goes on all the same.
             if self._gate is not None:
@@ -128,29 +144,35 @@ class Shield(Keyed, Pacing):
             await gate.refresh()  # before it decides anything: nobody is refused for keys that are being fetched
         return gate
 
-    def _compile(self, policy: Policy, prices: PriceGuard | None = None) -> CompiledPolicy:
+    def _compile(self, policy: Policy, prices: PriceGuard | None = None, under: str | None = None) -> CompiledPolicy:
         if policy.idempotency is not None and self._remote is not None:
             raise PolicyError([PolicyIssue("guard.idempotency", f"the {self.store.name} store does not have it yet")])
+        prices = prices if policy.graphql is not None else None
         try:
-            return compile_policy(policy, self._local.registry, prices)
+            return compile_policy(policy, self._local.registry, prices, under)
         except MemoryError as error:
             raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
 
-    def _adopt(self, policy: Policy, gate: Gate | None) -> None:
+    def _adopt(self, policy: Policy, gate: Gate | None, lists: BlockLists) -> None:
         prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
-        self._compiled = self._compile(policy, prices)
-        self.abuse.adopt(policy)
+        compiled = self._compile(policy, prices)
+        self._screen = Screen(policy, self.abuse, partial(self._compile, prices=prices), gated=gate is not None)
+        self._compiled = compiled
         self.policy = policy
         self._prices = prices
         self._keys = KeyGuard(policy.idempotency) if policy.idempotency is not None else None
         self._gate = gate
         self._table = self._local.table
-        # What `check_nowait`, which is compiled, decides with. A gate is asked first, idempotency keys are looked for,
-        # and detectors are shown what was decided: `_decide_elsewhere`.
-        alone = gate is None and self._keys is None and not self.abuse.active
+        self._limits = {limit_digest(limit.identity): limit for limit in compiled.limits}
+        self.abuse.adopt(policy, lists)
+
+    def _route(self) -> None:
+        """What `check_nowait`, which is compiled, decides with. A gate and blocks are asked first, idempotency keys
+        are looked for, and detectors are shown what was decided: `_decide_elsewhere`.
+        """
+        alone = self._gate is None and self._keys is None and not self.abuse.active
         here = self._table if self.store.local and alone else None
         self.decide_here(self._compiled, here, traced=self._trace is not None)
-        self._limits = {limit_digest(limit.identity): limit for limit in policy.limits}
 
     async def __aenter__(self) -> Shield:
         await self.open()
@@ -170,6 +192,9 @@ class Shield(Keyed, Pacing):
         self._keeper.start()
         await self.store.open()
         await self._agree_on_secret()
+        blocks = self.abuse.blocks
+        blocks.start(getattr(self.store, "block_log", None))
+        await blocks.turn()  # what the others have said, before anything is decided
 
     async def close(self) -> None:
         """Closes the store's connections."""
@@ -178,6 +203,7 @@ class Shield(Keyed, Pacing):
             self._keeper = None
         if self._paying is not None:
             self._paying.cancel()
+        await self.abuse.blocks.stop()
         await self.store.close()
 
     @property
@@ -191,21 +217,29 @@ class Shield(Keyed, Pacing):
         """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
         if self.store.local:
             return self.check_nowait(request)
+        active, screen = self.abuse.active, self._screen
+        if active and (block := screen.of_address(request)) is not None:
+            return self._conclude(await screen.refuse_through(request, block, self._table, self.store))
         if self._gate is not None:
             passed = self._gate.known(request)
             if passed is None:
                 outcome = await self._gate.pass_through(request, self._table, self.store)
                 if isinstance(outcome, Decision):
+                    if active and (block := screen.of_unknown(request)) is not None:
+                        return self._conclude(await screen.refuse_through(request, block, self._table, self.store))
                     return self._conclude(outcome.charges, outcome)
                 passed = outcome
             request = passed
-        decision = await self._check_remote(request)
-        if self.abuse.active:
-            self.abuse.seen(request)
+        if not active:
+            return await self._check_remote(request, self._compiled)
+        if (block := screen.of_subject(request)) is not None:
+            return self._conclude(await screen.refuse_through(request, block, self._table, self.store))
+        decision = await self._check_remote(request, screen.policy_for(request, self._compiled))
+        self.abuse.seen(request)
         return decision
 
-    async def _check_remote(self, request: Request) -> Decision:
-        charges = self._compiled.charges(request)
+    async def _check_remote(self, request: Request, compiled: CompiledPolicy) -> Decision:
+        charges = compiled.charges(request)
         key = None if self._keys is None else self._keys.read(request)
         claim = None if key is None else self._claim(charges, key)
         if len(charges) == 0 and claim is None:
@@ -239,53 +273,32 @@ class Shield(Keyed, Pacing):
             self._table.apply(charges, degraded=True)
         return self._conclude(charges)
 
-    def _alone(self, standin: StandIn, charges: Charges) -> Charges:
-        """The step of this node's share, while the store is away."""
-        assert self._remote is not None
-        nodes = getattr(self._remote, "nodes", 1)
-        return standin.decide(charges.request, self.policy, nodes, self._remote.places(charges), self._debt_key)
-
-    async def _joins_back(self, standin: StandIn, charges: Charges) -> bool:
-        """Whether the store knows of all that was admitted without it on a request's buckets, at the latest now. Until
-        then this node decides for them alone. The debts of other buckets are paid beside it.
-        """
-        if self._paying is None and self.store.ready:
-            self._paying = asyncio.get_running_loop().create_task(self._pay_all(standin))
-        keys = [key for i in range(len(charges)) if (key := self._debt_key(charges, i)) is not None]
-        return await standin.pay(self.store, self._compiled, keys)
-
-    async def _pay_all(self, standin: StandIn) -> None:
-        assert self._remote is not None
-        remote = self._remote
-        try:
-            await standin.pay_all(self.store, self._compiled, lambda key: remote.place(key[1]))
-        finally:
-            self._paying = None
-
-    def _debt_key(self, charges: Charges, i: int) -> tuple[str, bytes] | None:
-        """By what the store is told of a charge that it did not decide; None where it is not."""
-        limit = charges.limit(i)
-        if limit.algorithm == CONCURRENCY or limit.when_store_fails != "local":
-            return None
-        return limit.identity, self._address(charges, i)
-
     def _decide_elsewhere(self, request: Request) -> Decision:
         if not self.store.local:
             raise ShieldError(f"check_nowait needs a local store; {self.store.name} must be awaited: use check")
         gate, compiled, table = self._gate, self._compiled, self._table
+        active, screen = self.abuse.active, self._screen
+        if active and (block := screen.of_address(request)) is not None:
+            return self._conclude(screen.refuse(request, block, table))
         passed = request if gate is None else gate.known(request)
         if passed is None and gate is not None:
             outcome = gate.pass_nowait(request, table)
             if isinstance(outcome, Decision):
+                if active and (block := screen.of_unknown(request)) is not None:
+                    return self._conclude(screen.refuse(request, block, table))
                 return self._conclude(outcome.charges, outcome)
             passed = outcome
         assert passed is not None
+        if active:
+            if (block := screen.of_subject(passed)) is not None:
+                return self._conclude(screen.refuse(passed, block, table))
+            compiled = screen.policy_for(passed, compiled)
         key = None if self._keys is None else self._keys.read(passed)
         if key is None:
             decision = self.decide_passed(compiled, table, passed)
         else:
             decision = self._decide_keyed(self._local, compiled, passed, key)
-        if self.abuse.active:
+        if active:
             self.abuse.seen(passed)
         return decision
 
@@ -320,7 +333,7 @@ class Shield(Keyed, Pacing):
 
     async def replace_policy(self, policy: Policy) -> None:
         """From the next decision on. Buckets stay: new numbers apply when one is touched, and nothing is minted."""
-        self._adopt(policy, await self._gate_for(policy))
+        self._adopt(policy, *await self._ready_for(policy))
         if self._keeper is not None:
             self._keeper.start()
 
@@ -333,6 +346,11 @@ class Shield(Keyed, Pacing):
     def identity_notes(self) -> tuple[str, ...]:
         """What an operator should know about the keys that identity is verified with, one sentence each."""
         return () if self._gate is None else self._gate.notes
+
+    @property
+    def block_notes(self) -> tuple[str, ...]:
+        """What an operator should know about block lists, one sentence each."""
+        return self.abuse.blocks.lists.notes
 
     def wants_body(self, request: Request) -> bool:
         """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations, and
@@ -356,7 +374,7 @@ class Shield(Keyed, Pacing):
         """
         self._prepared = None
         self._compile(policy)
-        self._prepared = policy, await self._gate_for(policy)
+        self._prepared = policy, *await self._ready_for(policy)
 
     def explain(self, request: Request) -> list[Explanation]:
         """Every limit of the policy: did it match, why, and by which key. Takes nothing."""
@@ -377,4 +395,4 @@ class Shield(Keyed, Pacing):
     def stats(self) -> Mapping[str, int]:
         """Counts of the local table and of the store, for metrics."""
         identity = {} if self._gate is None else self._gate.stats()
-        return {**self._local.stats(), **self.store.stats(), **identity}
+        return {**self._local.stats(), **self.store.stats(), **identity, **self.abuse.block_stats()}

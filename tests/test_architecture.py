@@ -27,12 +27,26 @@ LAYERS = [
     ("policy", ["shield.policy", "shield.guard", "shield.graphql", "shield.detect"]),
     ("identity", ["shield.identity"]),
     ("stores", ["shield.store"]),
-    ("facade", ["shield.abuse", "shield.sequel", "shield.keyed", "shield.shield", "shield.testing", "shield"]),
+    ("blocks", ["shield.block"]),
+    (
+        "facade",
+        [
+            *("shield.abuse", "shield.screen", "shield.sequel", "shield.keyed", "shield.standing_in"),
+            *("shield.shield", "shield.testing", "shield"),
+        ],
+    ),
     (
         "edges",
         [
             *("shield.server", "shield.simulate", "shield.geo", "shield.middleware", "shield.client"),
-            *("shield.cli", "shield.cli_bench", "shield.cli_options", "shield.cli_price", "shield.__main__"),
+            *(
+                "shield.cli",
+                "shield.cli_bench",
+                "shield.cli_block",
+                "shield.cli_options",
+                "shield.cli_price",
+                "shield.__main__",
+            ),
         ],
     ),
 ]

@@ -1,4 +1,4 @@
-"""Reads key sets from where a policy says they are: a file beside it, or an issuer's HTTPS endpoint.
+"""Reads key sets and lists from where a policy says they are: a file beside it, or an HTTPS endpoint.
 
 Whatever answers is bounded: how long it may take, how much it may send, where it may send us. FetchError says what
 went wrong in words that are safe to log, without a URL's query.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FETCH_TIMEOUT_S: Final = 5.0
 """From the name's look-up to the last byte. Nobody waits for it: a check goes on with the keys it has."""
 MAX_REDIRECTS: Final = 3
+KEY_SET: Final = "application/jwk-set+json, application/json"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -43,21 +44,26 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 async def read_url(
-    url: str, max_bytes: int, *, timeout_s: float = FETCH_TIMEOUT_S, tls: ssl.SSLContext | None = None
+    url: str,
+    max_bytes: int,
+    *,
+    timeout_s: float = FETCH_TIMEOUT_S,
+    tls: ssl.SSLContext | None = None,
+    accept: str = KEY_SET,
 ) -> bytes:
     """The body of a 200 answer, of at most `max_bytes`. Redirects are followed within the origin. FetchError."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read_url(url, max_bytes, tls)
+            return await _read_url(url, max_bytes, tls, accept)
     except TimeoutError:
         raise FetchError(f"{_shown(url)}: no whole answer within {timeout_s:g} s") from None
 
 
-async def _read_url(url: str, max_bytes: int, tls: ssl.SSLContext | None) -> bytes:
+async def _read_url(url: str, max_bytes: int, tls: ssl.SSLContext | None, accept: str) -> bytes:
     import aiohttp
 
     origin, where = _origin(url), url
-    headers = {"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"}
+    headers = {"Accept": accept, "Accept-Encoding": "identity"}
     try:
         async with aiohttp.ClientSession(
             # What an answer says of cookies, compression and proxies is no business of ours.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from shield.policy.detector import THROTTLE
 from shield.policy.model import CONCURRENCY, Limit, Policy
+from shield.policy.throttle import field_of
 
 # What every HTTP request has; anything else in a key may be absent and then switches the limit off for the
 # request.
@@ -19,9 +21,23 @@ def warnings(policy: Policy) -> tuple[str, ...]:
             "identity.trusted_proxies trusts every address: any client can choose its own address in X-Forwarded-For"
         )
     found += _sources(policy)
+    found += _throttles(policy)
     if policy.size is not None and policy.size.max_body_bytes is None and not policy.size.content_types:
         found.append("guard.size checks nothing: it has neither max_body_bytes nor content_types")
     return tuple(found)
+
+
+def _throttles(policy: Policy) -> list[str]:
+    """Detectors that would throttle whom no limit counts by."""
+    counted = {field for limit in policy.limits for field in limit.key}
+    found = []
+    for one in policy.detectors:
+        if one.action == THROTTLE and one.subject != "principal" and field_of(one.subject) not in counted:
+            found.append(
+                f"detector {one.name} throttles by {one.subject}, but no limit has {field_of(one.subject)} in its key: "
+                "nothing becomes less"
+            )
+    return found
 
 
 def _sources(policy: Policy) -> list[str]:

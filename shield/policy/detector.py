@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 COUNT = "count"
 DISTINCT = "distinct"
@@ -14,7 +14,14 @@ TRAVEL = "travel"
 MEASURES = (COUNT, DISTINCT, SUM, RATIO, CHANGE, VALUE_CHANGE, TRAVEL)
 
 OBSERVE = "observe"
-ACTIONS = (OBSERVE,)
+THROTTLE = "throttle"
+CHALLENGE = "challenge"
+BLOCK = "block"
+ACTIONS = (OBSERVE, THROTTLE, CHALLENGE, BLOCK)
+
+ENFORCE = "enforce"
+SHADOW = "shadow"
+DEFAULT_FACTOR = 0.1
 
 SUBJECTS = ("ip", "network", "user", "tenant", "api_key", "session", "principal")
 SEVERITIES = ("info", "low", "medium", "high", "critical")
@@ -76,6 +83,8 @@ class Detector:
     api: tuple[str, ...]  # OWASP API security risks
     note: str
     packaged: bool
+    factor: float = field(default=DEFAULT_FACTOR, metadata={"late": True})  # throttle: of what the limits allow
+    mode: str = field(default=ENFORCE, metadata={"late": True})  # SHADOW: what it would have done is only told
 
     @property
     def identity(self) -> str:

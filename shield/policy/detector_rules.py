@@ -135,6 +135,8 @@ def _consistent(values: dict[str, Any], path: str, report: Report) -> None:
         )
     if values["failing"] is not None and not all(one.of_outcomes for one in _conditions(values["failing"])):
         report.add(f"{path}.failing", "found a condition without status or event; allowed: conditions on outcomes")
+    if values["factor"] is not None and values["action"] != model.THROTTLE:
+        report.wrong(f"{path}.factor", values["factor"], 'only with action = "throttle"')
     if values["subject"] is None and _subject(values["key"]) is None:
         report.add(f"{path}.subject", f"missing, as the key names none; allowed: {_allowed(DETECTOR, 'subject')}")
 
@@ -191,6 +193,8 @@ def _build(values: dict[str, Any], is_packaged: bool) -> Detector:
         api=values["api"] or (),
         note=values["note"] or "",
         packaged=is_packaged,
+        factor=values["factor"] or model.DEFAULT_FACTOR,
+        mode=values["mode"],
     )
 
 

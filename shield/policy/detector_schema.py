@@ -7,7 +7,7 @@ from typing import Any
 
 from shield.detect.traits import TRAITS
 from shield.policy import scalars
-from shield.policy.detector import ACTIONS, MEASURES, SEVERITIES, SUBJECTS
+from shield.policy.detector import ACTIONS, ENFORCE, MEASURES, SEVERITIES, SHADOW, SUBJECTS
 from shield.policy.kinds import Key, ListOf, Table
 from shield.policy.report import suggestion
 from shield.policy.scalars import Scalar, Wrong
@@ -171,7 +171,25 @@ DETECTOR = Table(
             "How long a key that was reported is not reported again.",
             default="1m",
         ),
-        Key("action", scalars.choice(*ACTIONS), "What is done about it: it is told.", default="observe"),
+        Key(
+            "action",
+            scalars.choice(*ACTIONS),
+            "What is done about it beside telling: `throttle` the limits that count by the subject, refuse it with the "
+            "reason `challenge` or `blocked`. For how long is said under [blocks].",
+            default="observe",
+        ),
+        Key(
+            "factor",
+            _fraction(0.001, 0.999),
+            "Of what its limits allow, this much is left to a throttled subject; one unit at least.",
+            default_doc="0.1; only with action = throttle",
+        ),
+        Key(
+            "mode",
+            scalars.choice(ENFORCE, SHADOW),
+            "`shadow`: what it would have done is told, and not done.",
+            default=ENFORCE,
+        ),
         Key("subject", scalars.choice(*SUBJECTS), "Whom it is about.", default_doc="the first such field of key"),
         Key("max_keys", scalars.integer(8, MAX_KEYS), "How many keys it remembers.", default=DEFAULT_KEYS),
         Key(

@@ -35,7 +35,8 @@ def _file(what: str) -> Scalar:
     return Scalar(what, allowed, parse)
 
 
-def _jwks() -> Scalar:
+def file_or_url() -> Scalar:
+    """Where something is read from. A URL that anybody on the way could answer for is none."""
     allowed = '"file:NAME" relative to the policy file, or "https://..." (http:// for loopback only)'
 
     def parse(value: Any) -> str:
@@ -53,7 +54,7 @@ def _jwks() -> Scalar:
         if not host or parts.fragment or parts.scheme not in ("https", "http"):
             raise Wrong
         if parts.scheme == "http" and not _is_loopback(host):
-            raise Wrong("whoever is on the way could put keys of their own there")
+            raise Wrong("whoever is on the way could put something of their own there")
         return value
 
     return Scalar("file or URL", allowed, parse)
@@ -120,7 +121,7 @@ JWT: Final = Table(
             "What the claim aud must be, or one of it.",
             required=True,
         ),
-        Key("jwks", _jwks(), "The issuer's public keys, a JWK Set. Either this or secret.", default_doc="none"),
+        Key("jwks", file_or_url(), "The issuer's public keys, a JWK Set. Either this or secret.", default_doc="none"),
         Key(
             "secret",
             _file("file"),

@@ -22,6 +22,7 @@ from shield.graphql.pricer import Dialect
 if TYPE_CHECKING:
     from shield.graphql.schema import Schema
 
+from shield.policy.abuse import Blocks, Events
 from shield.policy.detector import Detector
 
 TOKEN_BUCKET = "token-bucket"
@@ -199,6 +200,8 @@ class Policy:
     graphql: GraphQLGuard | None = field(default=None, metadata=LATE)
     idempotency: IdempotencyGuard | None = field(default=None, metadata=LATE)
     detectors: tuple[Detector, ...] = field(default=(), metadata=LATE)
+    blocks: Blocks = field(default=Blocks(), metadata=LATE)
+    events: Events | None = field(default=None, metadata=LATE)  # None: there are none
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:

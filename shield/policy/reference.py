@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from shield.policy import schema
+from shield.policy.abuse_schema import BLOCKS, EVENTS
 from shield.policy.detector_schema import CONDITION, DETECTOR
 from shield.policy.identity_schema import API_KEYS, JWT
 from shield.policy.kinds import Key, Kind, MapOf, RawList, Table, TableList
@@ -54,6 +55,8 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "`[guard.idempotency]`", schema.IDEMPOTENCY
     yield "`[[detector]]`", DETECTOR
     yield "`on` and `failing` of a detector", CONDITION
+    yield "`[blocks]`", BLOCKS
+    yield "`[events]`", EVENTS
 
 
 def _section(heading: str, table: Table) -> str:

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from shield.policy import scalars
+from shield.policy.abuse_schema import BLOCKS, EVENTS
 from shield.policy.calendar import ALIGNMENTS
 from shield.policy.detector_schema import DETECTOR, MAX_DETECTORS
 from shield.policy.graphql_schema import graphql_table
@@ -343,5 +344,7 @@ POLICY = Table(
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
         Key("guard", GUARD, "See [guard.size], [guard.graphql] and [guard.idempotency].", default_doc="no guards"),
         Key("detector", RawList(TableList(DETECTOR, MAX_DETECTORS)), "See [[detector]].", default=[]),
+        Key("blocks", BLOCKS, "See [blocks].", default_doc="its defaults"),
+        Key("events", EVENTS, "See [events].", default_doc="none"),
     ),
 )

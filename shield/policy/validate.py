@@ -12,6 +12,8 @@ from typing import Any
 
 from shield.errors import PolicyError
 from shield.policy import schema
+from shield.policy.abuse import Blocks
+from shield.policy.abuse_schema import blocks_of, events_of
 from shield.policy.calendar import DAY, MONTH
 from shield.policy.detector_rules import read_detectors
 from shield.policy.graphql_rules import Read, graphql_of
@@ -90,6 +92,7 @@ def _policy(tree: object, report: Report, directory: str | None, read: Read) -> 
     graphql = graphql_of(guard if guard in (None, REFUSED) else guard["graphql"], limits, report, read)
     idempotency = idempotency_of(guard if guard in (None, REFUSED) else guard["idempotency"], report)
     detectors = read_detectors(values["detector"], report)
+    blocks, events = blocks_of(values["blocks"]), events_of(values["events"])
     if report.issues:
         return None
     return Policy(
@@ -103,6 +106,8 @@ def _policy(tree: object, report: Report, directory: str | None, read: Read) -> 
         graphql=graphql,
         idempotency=idempotency,
         detectors=detectors,
+        blocks=blocks or Blocks(),
+        events=events,
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shield.errors import PolicyError
+from shield.server.blocks import METHODS as BLOCK_METHODS
+from shield.server.blocks import blocks_handler
 from shield.server.body import read_body
 from shield.server.bounds import MAX_POLICY_BODY_BYTES
 from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
@@ -43,6 +45,7 @@ def admin_routes(service: Front, before_scrape: Callable[[], None]) -> dict[str,
         "/healthz": Route("healthz", _alive, _READ, open=True),
         "/readyz": Route("readyz", _ready_handler(service), _READ, open=True),
         "/metrics": Route("metrics", metrics, _READ),
+        "/v1/blocks": Route("blocks", blocks_handler(service), BLOCK_METHODS),
         "/v1/policy": Route("policy", policy, _READ | {"PUT", "POST"}),
         "/v1/keys": Route("keys", keys_handler(service), METHODS),
     }

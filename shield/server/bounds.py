@@ -65,6 +65,9 @@ MAX_HANDLE_CHARS: Final = 2_048
 # What a caller's request id may be to be shown in logs and header fields; longer ones are replaced.
 MAX_REQUEST_ID_CHARS: Final = 128
 
+# What subjects in security events are hashed with, where the policy names no key: as long as BLAKE2b's output there.
+EVENTS_KEY_BYTES: Final = 32
+
 # In-flight requests get so long to finish after SIGTERM: a check takes milliseconds, a slow body
 # BODY_TIMEOUT_S.
 DRAIN_GRACE_S: Final = 10.0

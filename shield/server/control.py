@@ -47,6 +47,9 @@ class Start(Message):
     tls: tuple[str, str, str | None] | None
     callers: tuple[str, ...] | None
     """Whose certificates may ask, as AllowedCallers reads it."""
+    blocks: str
+    """The file of the host's blocks."""
+    events_key: bytes
     trace: str | None
     trace_anew: bool
     log_format: str

@@ -28,7 +28,10 @@ GAUGES: Final = frozenset(
     | {"idempotency_keys", "idempotency_bytes"}
     | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
     | {"identity_tokens_cached", "identity_api_keys"}
+    | {"blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing", "events_queued"}
 )
+# What is no count of the store's.
+OF_ITS_OWN: Final = ("identity_", "blocks_", "events_")
 
 Rows = Iterable[tuple[tuple[str, ...], int | float]]
 More = Callable[[], Iterable[Metric]]
@@ -142,7 +145,7 @@ def _histogram(counts: Counts) -> HistogramMetricFamily:
 def _store(numbers: Mapping[str, int | float]) -> Iterable[Metric]:
     for name, value in numbers.items():
         words = name.replace("_", " ")
-        owner = "" if name.startswith("identity_") else "store_"
+        owner = "" if name.startswith(OF_ITS_OWN) else "store_"
         whose = "The store's " if owner else ""
         if name in GAUGES:
             yield GaugeMetricFamily(f"shield_{owner}{name}", f"{whose}{words}.", value=value)

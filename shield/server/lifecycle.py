@@ -74,6 +74,7 @@ class Server:
                 tokens=read_tokens(options.token_file) if options.token_file is not None else None,
                 tls=options.tls,
                 callers=options.callers,
+                blocks=options.blocks,
                 trace=options.trace,
             ),
             self._log,

@@ -36,7 +36,8 @@ class Metrics:
     """
 
     def __init__(self, version: str, policy: Policy, stats: StoreStats, host_wide: frozenset[str] = _NONE) -> None:
-        self._stats = stats
+        self.version = version
+        self._stats = [stats]
         self._host_wide = host_wide
         self._counts = Counts(reloads={"replaced": 0, "refused": 0}, shed={"late": 0, "waiting": 0})
         self.tally = Tally(LATENCY_BUCKETS)
@@ -52,6 +53,10 @@ class Metrics:
         counts, names = self._counts, self.policy.limits
         counts.refusals = {name: counts.refusals.get(name, 0) for name in names}
         counts.shadow = {name: counts.shadow.get(name, 0) for name in names}
+
+    def add(self, stats: StoreStats) -> None:
+        """Something else that counts beside the store."""
+        self._stats.append(stats)
 
     def decided(self, decision: Decision, elapsed_s: float) -> None:
         """One decision, and how long it took."""
@@ -84,7 +89,9 @@ class Metrics:
 
     def counts(self) -> Counts:
         """All there is now. It may be kept: what is counted later is not in it, once it has been encoded."""
-        numbers = {name: value for name, value in self._stats().items() if isinstance(value, (int, float))}
+        numbers: dict[str, int | float] = {}
+        for stats in self._stats:
+            numbers |= {name: value for name, value in stats().items() if isinstance(value, (int, float))}
         return msgspec.structs.replace(
             self._counts,
             reasons=self.tally.reasons,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from shield.block.file import BlockFileError
 from shield.errors import ShieldError, StoreError
 from shield.identity.callers import AllowedCallers
 from shield.policy import Policy
@@ -29,7 +30,9 @@ from shield.shield import Shield
 from shield.store.url import StoreURLError
 
 # What is the same in all processes of a host is not added up: of files, and what a shared table tells of itself.
-HOST_WIDE: Final = frozenset({"identity_api_keys"})
+HOST_WIDE: Final = frozenset(
+    {"identity_api_keys", "blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing"}
+)
 TABLE_WIDE: Final = frozenset(
     {"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases"}
 ) | {"idempotency_keys", "idempotency_bytes"}
@@ -47,6 +50,9 @@ class NodeOptions:
     tokens: CallerTokens | None = None
     tls: TlsFiles | None = None
     callers: AllowedCallers | None = None
+    blocks: Path | None = None
+    events_key: bytes | None = None
+    """What subjects in security events are hashed with, unless the policy names a key."""
     trace: Path | None = None
     trace_anew: bool = True
     """Whether the trace starts anew, or a killed process's goes on."""
@@ -63,15 +69,19 @@ class Node:
         self.tokens = options.tokens
         self._trace = self._open_trace(options)
         try:
-            shield = Shield(options.policy, options.store, secret=options.secret, trace=self._trace)
+            shield = Shield(
+                options.policy, options.store, secret=options.secret, trace=self._trace, blocks=options.blocks
+            )
         except ShieldError as error:
             self._close_trace()
             if isinstance(error, StoreURLError):
                 raise UsageError(f"--store: {error}") from None
+            if isinstance(error, BlockFileError):
+                raise UsageError(f"--blocks: {error}") from None
             raise
         host_wide = HOST_WIDE | TABLE_WIDE if shield.store.name == "shared" else HOST_WIDE
         metrics = Metrics(options.version, options.policy, shield.stats, host_wide)
-        self.service = Service(shield, options.source, metrics, log)
+        self.service = Service(shield, options.source, metrics, log, events_key=options.events_key)
         self.listener = decision_listener(self.service, options.tokens, options.callers)
         self._acceptors: dict[socket.socket, asyncio.Server] = {}
         self._late: set[asyncio.Task[object]] = set()
@@ -132,7 +142,12 @@ class Node:
                 "starting degraded; until it can, each limit does what its when_store_fails says",
             ]
             self._log.warning("store unusable, starting degraded", store=shield.store.name)
-        return [*warnings, *getattr(shield.store, "warnings", ()), *self.service.tell_of_keys()]
+        return [
+            *warnings,
+            *getattr(shield.store, "warnings", ()),
+            *self.service.tell_of_keys(),
+            *self.service.tell_of_blocks(),
+        ]
 
     async def accept(self, listening: socket.socket) -> None:
         """Serves what connects to a socket, which is the node's from now on."""
@@ -164,14 +179,16 @@ class Node:
             gc.unfreeze()
 
     async def tick(self) -> None:
-        """Every second: what was traced goes to the disk; a store that went or came is told of, and so are keys."""
+        """Every second: what was traced goes to the disk; a store that went or came is told of; and what the service
+        has to tell.
+        """
         store = self.service.shield.store.name
         degraded = self.degraded
         while True:
             await asyncio.sleep(TICK_S)
             if self._trace is not None:
                 self._trace.flush()
-            self.service.tell_of_keys()
+            self.service.tick()
             if degraded != self.degraded:
                 degraded = not degraded
                 if degraded:
@@ -237,5 +254,6 @@ class Node:
             acceptor.close()
         # uvloop lets go of a socket in the next turn of the loop, and never ends when it is closed before.
         await asyncio.sleep(0)
+        self.service.close()
         await self.service.shield.close()
         self._close_trace()

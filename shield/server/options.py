@@ -32,6 +32,8 @@ class ServeOptions:
     """Whose certificates may ask wherever certificates are asked for; None: everybody's whom --tls-client-ca vouches
     for."""
     secret_file: Path | None = None
+    blocks: Path | None = None
+    """Where blocks are kept; None: beside a shared table, in a Redis, else nowhere."""
     trace: Path | None = None
     log_format: str = "console"
     log_level: str = "info"

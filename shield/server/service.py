@@ -12,17 +12,21 @@ from msgspec.structs import force_setattr
 
 from shield.core.http_lane import RequestIds
 from shield.decision import Decision
-from shield.errors import PolicyError, RequestError, ShieldError
+from shield.errors import PolicyError, PolicyIssue, RequestError, ShieldError
 from shield.policy import Policy
 from shield.request import Request
 from shield.server.facts import GatewayFacts
 from shield.server.logs import DecisionLog, Log, shown_request_id
 from shield.server.metrics import Metrics
 from shield.server.pressure import Pressure
+from shield.server.security_events import SecurityEvents, SinkError
 from shield.server.source import PolicySource
 from shield.shield import Shield
 
 if TYPE_CHECKING:
+    from shield.block.block import Block
+    from shield.block.ledger import BlockLedger
+    from shield.detect.detection import Detection
     from shield.identity.api_keys import ApiKeys
 
 
@@ -42,11 +46,16 @@ class Front(ABC):
     source: PolicySource
     """Of the policy in force."""
 
-    def __init__(self, metrics: Metrics, log: Log) -> None:
+    def __init__(self, metrics: Metrics, log: Log, events_key: bytes | None = None) -> None:
         self.metrics = metrics
         self.log = log
         self.lines = DecisionLog(log, metrics.suppressed)
         self.pressure = Pressure(metrics.shed)
+        self.security: SecurityEvents | None = None
+        """Of the policy in force, if it wants any."""
+        self._events_key = events_key
+        self._events_before: dict[str, int] = {}
+        metrics.add(self._event_stats)
         self.draining = False
         # Ids are for finding lines again, so they need to differ and nothing else.
         self.ids = RequestIds(os.urandom(4).hex())
@@ -59,6 +68,15 @@ class Front(ABC):
     @abstractmethod
     def policy(self) -> Policy:
         """The one in force."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> BlockLedger:
+        """Who is blocked, as far as it has got about."""
+
+    @abstractmethod
+    def now_us(self) -> int:
+        """The clock that blocks end by."""
 
     @property
     @abstractmethod
@@ -87,6 +105,8 @@ class Front(ABC):
     def policy_refused(self, error: PolicyError, origin: str) -> None:
         """The running policy stays; counts it, and the log says everything that is wrong with the other one."""
         self.metrics.reloaded("refused")
+        if self.security is not None:
+            self.security.kept(self.policy.fingerprint, [str(issue) for issue in error.issues])
         self.log.error(
             "policy refused, the running one stays in force",
             origin=origin,
@@ -97,6 +117,8 @@ class Front(ABC):
     def policy_replaced(self, policy: Policy, previous: str, origin: str) -> None:
         """Counts and logs that a policy was put in force."""
         self.metrics.reloaded("replaced")
+        if self.security is not None:
+            self.security.replaced(policy.name, policy.owner, policy.fingerprint, previous)
         self.log.info(
             "policy replaced",
             origin=origin,
@@ -108,18 +130,81 @@ class Front(ABC):
             warnings=list(policy.warnings()),
         )
 
+    # ---- security events -----------------------------------------------------------------------------------
+
+    def new_events(self, policy: Policy) -> SecurityEvents | None:
+        """A policy's events. PolicyError for a sink that cannot be used."""
+        if policy.events is None:
+            return None
+        try:
+            return SecurityEvents(
+                policy.events,
+                version=self.metrics.version,
+                now_us=self.now_us,
+                key=self._events_key,
+                directory=policy.identity.directory,
+            )
+        except SinkError as error:
+            field, _, why = str(error).partition(": ")
+            raise PolicyError([PolicyIssue(field, why)]) from None
+
+    def check_events(self, policy: Policy) -> None:
+        """PolicyError where a policy's events cannot be written."""
+        if (events := self.new_events(policy)) is not None:
+            events.close()
+
+    def adopt_events(self, policy: Policy, before: Policy | None = None) -> None:
+        """A policy's events from now on; `before` had those that there are."""
+        if before is not None and before.events == policy.events:
+            return
+        try:
+            fresh = self.new_events(policy)
+        except PolicyError as error:  # it could be used a moment ago
+            self.log.error("security events go on as they were", issues=[str(issue) for issue in error.issues])
+            return
+        self.close()
+        self.security = fresh
+
+    def close(self) -> None:
+        """Writes the events that wait."""
+        if self.security is not None:
+            self.security.close()
+            self._events_before = self._event_stats()
+            self.security = None
+
+    def _event_stats(self) -> dict[str, int]:
+        now = self.security.stats() if self.security is not None else {}
+        return {name: now.get(name, 0) + self._events_before.get(name, 0) for name in now or self._events_before}
+
+    def block_said(self, block: Block) -> None:
+        """A block was set or lifted here."""
+        if self.security is not None:
+            self.security.blocked(block)
+
+    def tick(self) -> None:
+        """Every second."""
+        if self.security is not None:
+            self.security.tick()
+
 
 class Service(Front):
     """One running Shield and what is told about it."""
 
-    def __init__(self, shield: Shield, source: PolicySource, metrics: Metrics, log: Log) -> None:
-        super().__init__(metrics, log)
+    def __init__(
+        self, shield: Shield, source: PolicySource, metrics: Metrics, log: Log, events_key: bytes | None = None
+    ) -> None:
+        """PolicyError where the policy's security events cannot be written."""
+        super().__init__(metrics, log, events_key)
         self.shield = shield
         self.source = source
         self.facts = GatewayFacts(shield.policy.identity)
-        shield.abuse.listeners.append(self.lines.detected)
+        shield.abuse.listeners.append(self._detected)
+        shield.abuse.refusal_listeners.append(self._would_refuse)
+        shield.abuse.blocks.listeners.append(self.block_said)
+        self.security = self.new_events(shield.policy)
         self._changing = asyncio.Lock()
         self._told_of_keys: tuple[str, ...] = ()
+        self._told_of_blocks: tuple[str, ...] = ()
 
     async def decide(self, request: Request, endpoint: str) -> Decision:
         """The decision, counted and, where it is a refusal, logged. Every answer carries a request id: `request` is
@@ -150,15 +235,28 @@ class Service(Front):
         return decision
 
     def judged(self, decision: Decision, endpoint: str, elapsed_s: float) -> None:
-        """Counts a decision, and logs a refusal."""
+        """Counts a decision, and logs and tells of a refusal."""
         self.metrics.decided(decision, elapsed_s)
         if not decision.allowed:
             request_id = shown_request_id(decision.request_id) or self.next_request_id()
             self.lines.refused(decision, request_id, endpoint, elapsed_s)
+            if self.security is not None:
+                self.security.refused(decision)
+
+    def _detected(self, detection: Detection) -> None:
+        if self.security is not None:
+            self.security.detected(detection)
+        self.lines.detected(detection)
+
+    def _would_refuse(self, block: Block, request: Request, refused: bool) -> None:
+        if not refused and self.security is not None:
+            self.security.would_refuse(block, request)
 
     async def adopt(self, source: PolicySource, policy: Policy) -> None:
         """Puts a valid policy in force: for decisions, for gateway facts and for metrics."""
+        before = self.policy
         await self.shield.replace_policy(policy)
+        self.adopt_events(policy, before)
         self.source = source
         self.facts = GatewayFacts(policy.identity)
         self.metrics.adopt(policy)
@@ -173,6 +271,23 @@ class Service(Front):
     def api_keys(self) -> ApiKeys | None:
         return self.shield.api_keys
 
+    @property
+    def blocks(self) -> BlockLedger:
+        return self.shield.abuse.blocks
+
+    def now_us(self) -> int:
+        return self.shield.abuse.now_us()
+
+    async def make_room(self, policy: Policy) -> None:
+        """After this `adopt` with the same policy cannot fail. PolicyError."""
+        self.check_events(policy)
+        await self.shield.make_room(policy)
+
+    def tick(self) -> None:
+        super().tick()
+        self.tell_of_keys()
+        self.tell_of_blocks()
+
     async def replace_policy(
         self, source: PolicySource, policy: Policy, origin: str, *, expected: str | None = None
     ) -> str:
@@ -180,6 +295,7 @@ class Service(Front):
             previous = self.policy.fingerprint
             if expected not in (None, previous):
                 raise PolicyChanged(previous)
+            self.check_events(policy)
             await self.adopt(source, policy)
             self.policy_replaced(policy, previous, origin)
         return previous
@@ -204,6 +320,17 @@ class Service(Front):
                 self.log.warning("keys of identity", notes=list(notes))
             else:
                 self.log.info("keys of identity are all usable again")
+        return notes
+
+    def tell_of_blocks(self) -> tuple[str, ...]:
+        """What an operator should know about block lists; logged when it is news."""
+        notes = self.shield.block_notes
+        if notes != self._told_of_blocks:
+            self._told_of_blocks = notes
+            if notes:
+                self.log.warning("block lists", notes=list(notes))
+            else:
+                self.log.info("block lists are all read again")
         return notes
 
 

@@ -9,24 +9,28 @@ what is in force then. One that was starting meanwhile is told what has changed 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
-from collections.abc import Iterable
+import time
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from prometheus_client.core import GaugeMetricFamily, Metric
-
+from shield.block.file import BlockFileError
+from shield.block.ledger import BlockLedger
+from shield.block.lists import no_lists
 from shield.errors import PolicyError, PolicyIssue
 from shield.gate import open_api_keys
 from shield.policy import Policy
 from shield.server.admin_server import AdminServer
 from shield.server.auth import CallerTokens, TokenFileError, read_token_file
-from shield.server.bounds import CHANGE_S
+from shield.server.bounds import CHANGE_S, EVENTS_KEY_BYTES, TICK_S
 from shield.server.control import Abort, Certificate, Commit, Done, Prepare, Prepared, Start, Tokens
 from shield.server.counts import Counts
 from shield.server.crew import Crew
-from shield.server.exposition import Exposition, counter
+from shield.server.exposition import Exposition
 from shield.server.logs import fault_fields, open_log
 from shield.server.metrics import Metrics, no_stats
 from shield.server.options import ServeOptions, read_secret
@@ -34,6 +38,7 @@ from shield.server.service import Front, PolicyChanged
 from shield.server.sockets import UsageError, listen_for
 from shield.server.source import PolicySource
 from shield.server.startup import Console, first_policy, foreign_records, refuse_open_listeners, signals
+from shield.server.worker_metrics import worker_metrics
 from shield.server.worker_process import SILENT, UNABLE, WorkerProcess
 
 if TYPE_CHECKING:
@@ -53,8 +58,13 @@ class Supervisor(Front):
         self.source, self._policy = first_policy(options)
         self._api_keys = open_api_keys(self._policy.identity)
         metrics = Metrics(options.version, self._policy, no_stats)
-        super().__init__(metrics, open_log(err, options.log_format, options.log_level))
-        self._exposition = Exposition(options.version, lambda: metrics.policy, self._counts, self._worker_metrics)
+        # Subjects in the events of all workers have the same hashes.
+        self._key = os.urandom(EVENTS_KEY_BYTES)
+        super().__init__(metrics, open_log(err, options.log_format, options.log_level), self._key)
+        self.security = self.new_events(self._policy)
+        self._exposition = Exposition(
+            options.version, lambda: metrics.policy, self._counts, lambda: worker_metrics(self._crew.slots)
+        )
         self._console = Console(options, out, self.log)
         self._secret = read_secret(options.secret_file) if options.secret_file is not None else None
         self._tokens: bytes | None = None
@@ -63,6 +73,7 @@ class Supervisor(Front):
         self._closing = ExitStack()
         self._store = ""
         self._store_name = ""
+        self._blocks: BlockLedger | None = None
         self._crew = Crew(options.workers, self._next_start, self._join, self.log)
         self._admin: AdminServer | None = None
         self._generation = 0
@@ -80,6 +91,9 @@ class Supervisor(Front):
                 await self._crew.close()
                 if self._admin is not None:
                     await self._admin.close()
+                if self._blocks is not None:
+                    await self._blocks.stop()
+                self.close()
                 self._closing.close()
 
     # ---- starting ------------------------------------------------------------------------------------------
@@ -103,6 +117,7 @@ class Supervisor(Front):
                 where.append(bound.reached_by(self._tls))
         where = list(dict.fromkeys(where))
         self._store = options.store or self._own_table(where[0])
+        self._open_blocks()
         admin_where: list[str] = []
         if options.admin is not None:
             tokens = self._read_tokens()[1] if options.token_file is not None else None
@@ -130,6 +145,24 @@ class Supervisor(Front):
         table = self._closing.enter_context(PrivateTable())
         return str(table.url)
 
+    def _open_blocks(self) -> None:
+        """The file in which this process and its workers tell each other of blocks. UsageError."""
+        path = self._options.blocks
+        if path is None and self._store.partition(":")[0].strip().lower() == "shared":
+            from shield.store.shared import blocks_path
+
+            path = blocks_path(self._store)
+        if path is None:  # the store remembers them
+            path = Path(self._closing.enter_context(TemporaryDirectory(prefix="shield-"))) / "blocks"
+        try:
+            self._blocks = BlockLedger(self.now_us, path)
+        except BlockFileError as error:
+            raise UsageError(f"--blocks: {error}") from None
+        self._blocks_path = path
+        self._blocks.listeners.append(self.block_said)
+        self._blocks.adopt(self._policy, no_lists())
+        self._blocks.start()
+
     def _introduce(self, where: list[str], admin_where: list[str]) -> None:
         told = [worker.ready for worker in self._crew.admitted() if worker.ready is not None]
         for warning in dict.fromkeys(warning for ready in told for warning in ready.warnings):
@@ -151,6 +184,8 @@ class Supervisor(Front):
             token_file=str(options.token_file) if options.token_file is not None else None,
             tls=None if tls is None else (str(tls.cert), str(tls.key), str(tls.client_ca) if tls.client_ca else None),
             callers=None if options.callers is None else options.callers.patterns,
+            blocks=str(self._blocks_path),
+            events_key=self._key,
             trace=f"{options.trace}.{number}" if options.trace is not None else None,
             trace_anew=first,
             log_format=options.log_format,
@@ -186,13 +221,19 @@ class Supervisor(Front):
     # ---- running -------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        reloads = asyncio.create_task(self._reloads())
+        tasks = [asyncio.create_task(self._reloads()), asyncio.create_task(self._ticks())]
         try:
             await self._stop.wait()
             await self._drain()
         finally:
-            reloads.cancel()
-            await asyncio.gather(reloads, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tick()
 
     async def _reloads(self) -> None:
         while True:
@@ -263,6 +304,14 @@ class Supervisor(Front):
     def api_keys(self) -> ApiKeys | None:
         return self._api_keys
 
+    @property
+    def blocks(self) -> BlockLedger:
+        assert self._blocks is not None, "it is opened before the admin listener"
+        return self._blocks
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
     async def replace_policy(
         self, source: PolicySource, policy: Policy, origin: str, *, expected: str | None = None
     ) -> str:
@@ -275,12 +324,15 @@ class Supervisor(Front):
             if expected not in (None, previous):
                 raise PolicyChanged(previous)
             api_keys = open_api_keys(policy.identity)
+            self.check_events(policy)
             answers = [answer for _, answer in await self._ask_all(Prepare, source.written())]
             issues = next((answer.issues for answer in answers if answer.issues), None)
             if issues is not None:
                 await self._ask_all(Abort)
                 raise PolicyError([PolicyIssue(path, message) for path, message in issues], str(source.path or ""))
+            self.adopt_events(policy, self._policy)
             self.source, self._policy, self._api_keys = source, policy, api_keys
+            self.blocks.adopt(policy, no_lists())
             self._generation += 1
             self.metrics.adopt(policy)
             await self._ask_all(Commit)
@@ -309,38 +361,6 @@ class Supervisor(Front):
         for slot in self._crew.slots:
             sum_of_all.add(slot.counts())
         return sum_of_all
-
-    def _worker_metrics(self) -> Iterable[Metric]:
-        slots = [(str(slot.number), slot) for slot in self._crew.slots]
-        up = GaugeMetricFamily("shield_worker_up", "1 while the worker decides.", labels=["worker"])
-        for number, slot in slots:
-            up.add_metric([number], slot.worker is not None and slot.worker.admitted)
-        yield up
-        yield counter(
-            "shield_worker_decisions",
-            "Decisions by each worker and those before it.",
-            ["worker"],
-            [((number,), slot.counts().decisions) for number, slot in slots],
-        )
-        yield counter(
-            "shield_worker_restarts",
-            "Workers that were started after one that died.",
-            ["worker"],
-            [((number,), max(0, slot.starts - 1)) for number, slot in slots],
-        )
-        yield counter(
-            "shield_worker_deaths",
-            "Workers that ended without being told to, by cause.",
-            ["worker", "cause"],
-            [((number, cause), deaths) for number, slot in slots for cause, deaths in slot.deaths.items()],
-        )
-        families: dict[str, Metric] = {}
-        for number, slot in slots:
-            for found in slot.worker.process_metrics.collect() if slot.worker is not None else ():
-                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
-                for sample in found.samples:
-                    family.add_sample(sample.name, {"worker": number}, sample.value)
-        yield from families.values()
 
     # ---- ending --------------------------------------------------------------------------------------------
 

@@ -130,7 +130,7 @@ class Worker:
     async def _prepare(self, source: PolicySource) -> list[tuple[str, str]]:
         try:
             policy = source.parse()
-            await self._node.service.shield.make_room(policy)
+            await self._node.service.make_room(policy)
         except PolicyError as error:
             return [(issue.path, issue.message) for issue in error.issues]
         self._prepared = source, policy
@@ -163,6 +163,8 @@ def _node(start: Start, log: Log) -> Node:
         tokens=tokens,
         tls=tls,
         callers=AllowedCallers(start.callers) if start.callers is not None else None,
+        blocks=Path(start.blocks),
+        events_key=start.events_key,
         trace=Path(start.trace) if start.trace is not None else None,
         trace_anew=start.trace_anew,
     )

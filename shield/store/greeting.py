@@ -16,7 +16,8 @@ from shield.store.steps import VERSION
 # the last line is for a cluster and for wait_replicas.
 ACL_RULES: Final = (
     "~{prefix}:* -@all +evalsha +eval +script|load +set +get +mget +exists +zcount +zrangebyscore +zadd +zrange"
-    " +zremrangebyscore +zrem +zcard +pexpire +time +role +info +select +ping +client|setinfo +hello"
+    " +zremrangebyscore +zrem +zcard +hget +hset +hdel +hlen +hincrby +pexpire +time +role +info"
+    " +select +ping +client|setinfo +hello"
     " +cluster|slots +asking +wait"
 )
 

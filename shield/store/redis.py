@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from shield.errors import ReceiptError, StoreError, StoreProtocolError
 from shield.store import Lease, Settlement
+from shield.store.block_log import BlockLog
 from shield.store.cluster import Cluster
 from shield.store.denials import Denials
 from shield.store.greeting import greeting
@@ -113,6 +114,8 @@ class RedisStore:
                 breaker=breaker,
             )
         self._heart = Heartbeat(self._forms.own_key("nodes"), self._servers.ask)
+        self.block_log = BlockLog(target.prefix, self._servers.run, self._instants.wire)
+        """What all nodes say of blocks."""
         self._denials = Denials(target.deny_cache) if target.deny_cache else None
         # A request that asks for all of a second's refusals anew has missed its deadline by then, or was lost.
         self._patience_us = 2 * target.deadline_us

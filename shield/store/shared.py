@@ -26,7 +26,6 @@ and what a killed supervisor left behind is removed by the next one.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -38,7 +37,15 @@ from shield.core import Registry, SharedTable
 from shield.errors import StoreError
 from shield.store.key_file import FileRecords, records_of, remove_records
 from shield.store.table import TableStore
-from shield.store.table_file import PRIVATE, attach, default_directory, remove_unattended_private, unattended, where
+from shield.store.table_file import (
+    PRIVATE,
+    attach,
+    beside,
+    default_directory,
+    remove_unattended_private,
+    unattended,
+    where,
+)
 from shield.store.url import StoreURLError
 
 
@@ -55,6 +62,8 @@ class SharedStore(TableStore):
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self.path, given = where(url)
+        self.blocks_path = beside(self.path)
+        """A file beside the table, in which its processes tell each other of blocks."""
         self._file, self.mapped = attach(self.path, given)
         self.registry = Registry(mapped=self.mapped)
         self.secret = self.mapped.sealing_secret
@@ -80,8 +89,8 @@ class PrivateTable:
 
     def close(self) -> None:
         """Removes the file. Workers that are still attached keep their memory of it until they end."""
-        with contextlib.suppress(FileNotFoundError):
-            self.path.unlink()
+        for path in (beside(self.path), self.path):
+            path.unlink(missing_ok=True)
         remove_records(self.path)
         self._file.close()
 
@@ -95,6 +104,11 @@ class PrivateTable:
 def table_path(url: str) -> Path:
     """The file of a `shared://` URL, whether it is there or not. StoreURLError for a URL that is none."""
     return where(url)[0]
+
+
+def blocks_path(url: str) -> Path:
+    """Where the processes of a table tell each other of blocks, by its URL. StoreURLError for a URL that is none."""
+    return beside(table_path(url))
 
 
 def remove_table(url: str) -> bool:

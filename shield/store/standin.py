@@ -16,12 +16,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
-from math import gcd
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
 from shield.errors import ReceiptError, StoreError
 from shield.policy.calendar import window_of
 from shield.policy.model import TOKEN_BUCKET, Limit, Numbers
+from shield.policy.throttle import scaled
 from shield.store import Settlement, SettlementEntry
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ MAX_DEBTS: Final = 65_536
 # Buckets in one settlement, and how long the store remembers that it was made.
 BUCKETS_AT_ONCE: Final = 64
 MARK_US: Final = 3_600_000_000
-# No period is longer than the core's arithmetic allows; a slower share is rounded up to this.
-MAX_PERIOD_US: Final = 2**42 - 1
 
 
 class _Spent:
@@ -228,17 +227,7 @@ def share_of(policy: Policy, nodes: int) -> Policy:
 
 
 def _share(limit: Limit, numbers: Numbers, nodes: int) -> Numbers:
-    held = max(1, numbers.limit // nodes) if numbers.limit else 0
-    if limit.algorithm != TOKEN_BUCKET:
-        return dataclasses.replace(numbers, limit=held)
-    units, period_us = numbers.refill_units, numbers.refill_us * nodes
-    common = gcd(units, period_us)
-    units, period_us = units // common, period_us // common
-    if period_us > MAX_PERIOD_US:
-        units, period_us = max(1, units * MAX_PERIOD_US // period_us), MAX_PERIOD_US
-        common = gcd(units, period_us)
-        units, period_us = units // common, period_us // common
-    return Numbers(held, units, period_us)
+    return scaled(limit, numbers, Fraction(1, nodes))
 
 
 def _window_start(limit: Limit, now_us: int) -> int:

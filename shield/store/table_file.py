@@ -81,6 +81,11 @@ def where(url: str) -> tuple[Path, dict[str, int]]:
     return Path(given.pop("dir", None) or default_directory()) / f"shield-{name}.table", given
 
 
+def beside(table: Path) -> Path:
+    """The file in which the processes of a table tell each other of blocks."""
+    return table.with_suffix(".blocks")
+
+
 def attach(path: Path, given: dict[str, int], *, make: bool = True) -> tuple[TableFile, MappedFile]:
     try:
         while True:
@@ -207,6 +212,7 @@ def remove_unattended_private(directory: Path) -> None:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.stat(path).st_ino == os.fstat(fd).st_ino:
+                    beside(path).unlink(missing_ok=True)
                     path.unlink()
                     remove_records(path)
             finally:

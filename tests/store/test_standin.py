@@ -10,8 +10,9 @@ import pytest
 
 from shield import Decision, Policy, Request, Shield
 from shield.policy.model import Numbers
+from shield.policy.throttle import MAX_PERIOD_US
 from shield.store.redis import RedisStore
-from shield.store.standin import MAX_PERIOD_US, share_of
+from shield.store.standin import share_of
 from tests.servers import Server
 from tests.store.wire import Proxy, proxy_to, until
 from tests.store.world import START_US

@@ -45,4 +45,5 @@ def _load(name: str) -> Script:
 CHECK = _load("check")
 SETTLE = _load("settle")
 RELEASE = _load("release")
-SCRIPTS = (CHECK, SETTLE, RELEASE)
+BLOCKS = _load("blocks")
+SCRIPTS = (CHECK, SETTLE, RELEASE, BLOCKS)
