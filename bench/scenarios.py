@@ -33,7 +33,7 @@ SCENARIOS = {
     "store": Scenario("Redis: how near to what one server can do", ("store", "stores")),
     "abuse": Scenario("all packaged detectors on traffic with attackers in it", ("abuse",)),
     "attack": Scenario("one exhausted key, newcomers without end, slow clients", ("attack",)),
-    "faults": Scenario("Redis stands still for two seconds", ("faults",)),
+    "faults": Scenario("Redis stands still, and a primary of a cluster is killed", ("faults", "failover")),
     "peers": Scenario("other rate limiters for Python, each in processes of its own", ("peer_runs",)),
     "soak": Scenario("does anything grow or slow down? --seconds 180 is an hour", ("soak",)),
     "capacity": Scenario("what workers, Redis and memory do; with --rate what a launch needs", ("workers",)),
