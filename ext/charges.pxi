@@ -60,6 +60,8 @@ cdef class Charges:
     cdef Charge *items
     cdef int n
     cdef int room
+    cdef Hash128 first_hash           # of the first limit's key, where it is known before the charges are collected
+    cdef int first_state
     cdef uint8_t address[16]
     cdef int address_bytes
     cdef int64_t request_cost

@@ -36,10 +36,10 @@ cdef class LocalDecider:
     cdef object through(self, CompiledPolicy policy, Table table, SharedTable shared, object request):
         cdef Charges charges
         if table is not None:
-            charges = policy.plan(request, &table.keys)
+            charges = policy.plan(request, &table.keys, NULL)
             table.step(charges, read_clock(table.clock, 0), False)
         else:
-            charges = policy.plan(request, NULL)
+            charges = policy.plan(request, NULL, &shared.file.regions[KEYS])
             shared.step(charges, None, False)
         cdef Decision decision = decide(charges)
         if self.traced or (charges.admitted and (charges.settleable or charges.has_leases)):

@@ -80,13 +80,15 @@ cdef inline Word cell_word(const Cell *cell, const Numbers *n, uint64_t generati
 cdef class SharedTable:
     """The step of the memory store's Table over a file that any number of processes have mapped.
 
-    Law 3 here: the step reads every cell, then the clock, and asks every charge; only when all fit does it take, one swap a
+    Law 3 here: the step reads the clock, then every cell, and asks every charge; only when all fit does it take, one swap a
     cell, in the policy's order, which is the same for all. A swap fails when somebody else came first: then this cell is read again, and the
     clock, and asked again. What no longer fits gives back what was taken, so nothing is ever admitted that was not there at
     the instant of its swap; another request may meanwhile see what is about to be given back. What a killed process had
     taken and not given back stays charged.
 
-    The clock is read after the cells, so an instant read from a cell is never ahead of it but by a clock that was set back.
+    A cell that is ahead of the clock was written after the clock was read: then it is read again. So an instant read from a
+    cell is never ahead of the step's but by a clock that was set back. Cells are on their way from memory or another
+    processor meanwhile: reading a clock waits for all that was read before it, and so comes first.
     Giving back swaps the very value back that was there, or, when the cell has moved on, refunds by the contract's rule.
     """
 
@@ -173,8 +175,8 @@ cdef class SharedTable:
         cdef int i
         cdef Charge *charge
         cdef CompiledLimit *c
-        for i in range(charges.n):
-            prefetch_slot(home_slot(&self.file.regions[KEYS], charges.items[i].hash.a))
+        cdef int64_t latest_us = 0
+        self.read_times(now_us, times)
         for i in range(charges.n):
             charge = &charges.items[i]
             c = &charges.policy.items[charge.limit]
@@ -183,7 +185,9 @@ cdef class SharedTable:
             holds[i].took = False
             if not (degraded and stand_in(charge, c)) and c.algorithm != CONCURRENCY:
                 self.look(charge, &holds[i])
-        self.read_times(now_us, times)
+                latest_us = max(latest_us, at_of(holds[i].shared if charge.newcomer else holds[i].seen))
+        if latest_us > times.now_us:
+            self.read_times(now_us, times)  # somebody was here since
         for i in range(charges.n):
             self.refresh(charges, &charges.items[i], times)
         for i in range(charges.n):

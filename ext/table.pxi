@@ -94,9 +94,9 @@ cdef class Table:
         cdef int i
         cdef Charge *charge
         cdef int identities = len(self.registry.identities)
-        for i in range(charges.n):
+        for i in range(charges.n if charges.policy.any_calendar else 0):
             charge = &charges.items[i]
-            if charges.policy.any_calendar and charges.policy.windows[charge.limit] is not None:
+            if charges.policy.windows[charge.limit] is not None:
                 self.registry.refresh_calendar(charge.numbers, charges.policy.windows[charge.limit], now_us)
         if self.shared_room < identities:
             self.shared = <Cell *>PyMem_Realloc(self.shared, identities * sizeof(Cell))

@@ -14,6 +14,7 @@ try:
     )
     from shield.core.graphql import Price
     from shield.core.limiter import SlidingWindow, TokenBucket
+    from shield.core.mapping import Mapping
     from shield.core.path import plain_end
 except ImportError as _error:  # pragma: no cover - only on a broken installation
     if _error.name is not None and not _error.name.startswith("shield.core."):
@@ -37,6 +38,7 @@ __all__ = [
     "LimitStatus",
     "LocalDecider",
     "MappedFile",
+    "Mapping",
     "Price",
     "Registry",
     "SharedTable",

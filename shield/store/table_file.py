@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import mmap
 import os
 import re
 import secrets
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from shield.core import MappedFile
+from shield.core import MappedFile, Mapping
 from shield.errors import StoreError
 from shield.store.key_file import remove_records
 from shield.store.url import StoreURLError, split_url
@@ -36,6 +35,9 @@ BOUNDS: Final = {
     "max_leases": (1, 10_000_000, DEFAULT_MAX_LEASES),
     "max_receipts": (1, 1_000_000_000, DEFAULT_MAX_RECEIPTS),
 }
+# Making huge pages of a table that is just being made copies all of it: some 100 ms for this much, which is twice the
+# default. A larger one is left as the system makes it.
+HUGE_AT_ONCE_BYTES: Final = 1 << 27
 PRIVATE: Final = "private-"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -102,9 +104,8 @@ def attach(path: Path, given: dict[str, int], *, make: bool = True) -> tuple[Tab
         if found.st_size == 0:
             raise ValueError("it is empty")
         boot, offset_us, namespace = _clock_identity()
-        mapped = MappedFile(
-            mmap.mmap(fd, found.st_size, mmap.MAP_SHARED), boot=boot, offset_us=offset_us, time_namespace=namespace
-        )
+        mapping = Mapping(fd, found.st_size)
+        mapped = MappedFile(mapping, boot=boot, offset_us=offset_us, time_namespace=namespace)
     except ValueError as error:
         file.close()
         raise StoreURLError(
@@ -143,9 +144,11 @@ def _make(path: Path, given: dict[str, int]) -> int | None:
         # All blocks now, so that a full disk is an error here and no SIGBUS at some later charge.
         os.posix_fallocate(fd, 0, size_bytes)
         fcntl.flock(fd, fcntl.LOCK_SH)
-        with mmap.mmap(fd, size_bytes, mmap.MAP_SHARED) as buffer:
-            created_us = time.time_ns() // 1000
-            MappedFile.format(buffer, **bounds, secret=secrets.token_bytes(48), created_us=created_us)
+        mapping = Mapping(fd, size_bytes)
+        if size_bytes <= HUGE_AT_ONCE_BYTES:
+            mapping.use_huge_pages()
+        created_us = time.time_ns() // 1000
+        MappedFile.format(mapping, **bounds, secret=secrets.token_bytes(48), created_us=created_us)
         try:
             _link(temporary or Path(f"/proc/self/fd/{fd}"), path)
         except FileExistsError:

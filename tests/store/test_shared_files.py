@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shield import Policy, PolicyError, ReceiptError, Request, Shield, StoreError
-from shield.core import MappedFile, Registry, SharedTable
+from shield.core import MappedFile, Mapping, Registry, SharedTable
 from shield.store import StoreURLError, open_store
 from shield.store.shared import PrivateTable, SharedStore, remove_table, table_path, tables
 
@@ -367,3 +368,30 @@ async def test_settled_receipts_are_bounded_and_make_room_when_they_expire(tmp_p
 def test_a_registry_of_this_process_alone_makes_no_shared_table():
     with pytest.raises(ValueError, match="mapped file"):
         SharedTable(Registry())
+
+
+# ---- in memory ------------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_is_the_file_and_begins_where_a_huge_page_may(tmp_path):
+    huge = 2 << 20
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(2 * huge + 5)
+        mapping = Mapping(file.fileno(), 2 * huge + 5)
+        assert mapping.use_huge_pages() in (True, False)
+        file.seek(2 * huge + 4)
+        file.write(b"x")
+        file.flush()
+    view = memoryview(mapping)
+    assert ctypes.addressof(ctypes.c_char.from_buffer(mapping)) % huge == 0
+    assert view[2 * huge + 4] == ord("x")
+    del mapping  # a view keeps it
+    view[0] = ord("y")
+    assert (tmp_path / "file").read_bytes()[:1] == b"y"
+
+
+def test_what_cannot_be_mapped_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        Mapping(0, 0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        Mapping(-1, 10)

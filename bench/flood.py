@@ -1,0 +1,65 @@
+"""How much does a server answer at most, and what does an answer cost it? A closed loop of bare sockets.
+
+An event loop and its protocols would take longer for a request than the server does, and so be what is measured.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Flood(NamedTuple):
+    """What came of it."""
+
+    rate: float
+    """Answers a second."""
+    count: int
+
+
+def flood(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Flood:
+    """Each connection sends its next request when the answer, a whole object of JSON, is here. None may fail."""
+    poller = select.epoll() if hasattr(select, "epoll") else select.poll()
+    readable = select.EPOLLIN if hasattr(select, "epoll") else select.POLLIN
+    opened = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
+    ends: dict[int, tuple[Callable[[int], bytes], Callable[[bytes], int]]] = {}
+    try:
+        for one in opened:
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            one.setblocking(False)
+            poller.register(one.fileno(), readable)
+            ends[one.fileno()] = one.recv, one.send
+        count, many = 0, len(requests)
+        started = time.perf_counter()
+        until = started + seconds
+        for number, (_, send) in enumerate(ends.values()):
+            send(requests[number % many])
+        at = len(ends)
+        while time.perf_counter() < until:
+            for end, _ in poller.poll():
+                receive, send = ends[end]
+                answer = receive(65_536)
+                if not answer.startswith(b"HTTP/1.1 200") or not answer.endswith(b"}"):
+                    raise RuntimeError(f"not the answer that was asked for: {answer[:200]!r}")
+                count += 1
+                send(requests[at % many])
+                at += 1
+        return Flood(count / (time.perf_counter() - started), count)
+    finally:
+        for one in opened:
+            one.close()
+
+
+def processor_s(pid: int) -> float | None:
+    """Seconds of processor time that a process has had, all its threads and the kernel on its behalf; None where nobody
+    counts them so finely.
+    """
+    try:
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    except OSError:
+        return None
+    return sum(int(times.split()[0]) for times in threads) / 1e9 if threads else None
