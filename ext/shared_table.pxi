@@ -86,9 +86,10 @@ cdef class SharedTable:
     the instant of its swap; another request may meanwhile see what is about to be given back. What a killed process had
     taken and not given back stays charged.
 
-    A cell that is ahead of the clock was written after the clock was read: then it is read again. So an instant read from a
-    cell is never ahead of the step's but by a clock that was set back. Cells are on their way from memory or another
-    processor meanwhile: reading a clock waits for all that was read before it, and so comes first.
+    A cell that is ahead of the clock was written after the clock was read: then it is read again (`keep_ahead`). So an
+    instant read from a cell is never ahead of the step's but by a clock that was set back. Nothing else rests on the order
+    of the two, which a processor may change: arm64 reads its counter while an earlier load is still on its way, unless the
+    load's value has decided a branch before. The clock comes first because reading it on x86-64 waits for what was read before.
     Giving back swaps the very value back that was there, or, when the cell has moved on, refunds by the contract's rule.
     """
 
@@ -146,6 +147,13 @@ cdef class SharedTable:
                 self.registry.refresh_calendar(charge.numbers, charges.policy.windows[charge.limit], times.wall_us)
         return 0
 
+    cdef int keep_ahead(self, Word cell, object now_us, Times *times) except -1:
+        """A cell that is newer than the clock was written since that was read: it is read again. Whichever came first, no
+        cell is ahead of the time that it is judged at, but by a clock that was set back."""
+        if at_of(cell) > times.now_us:
+            self.read_times(now_us, times)
+        return 0
+
     # ---- the step ---------------------------------------------------------------------------------------------------
 
     cdef int step(self, Charges charges, object now_us, bint degraded) except -1:
@@ -175,7 +183,6 @@ cdef class SharedTable:
         cdef int i
         cdef Charge *charge
         cdef CompiledLimit *c
-        cdef int64_t latest_us = 0
         self.read_times(now_us, times)
         for i in range(charges.n):
             charge = &charges.items[i]
@@ -185,9 +192,7 @@ cdef class SharedTable:
             holds[i].took = False
             if not (degraded and stand_in(charge, c)) and c.algorithm != CONCURRENCY:
                 self.look(charge, &holds[i])
-                latest_us = max(latest_us, at_of(holds[i].shared if charge.newcomer else holds[i].seen))
-        if latest_us > times.now_us:
-            self.read_times(now_us, times)  # somebody was here since
+                self.keep_ahead(holds[i].shared if charge.newcomer else holds[i].seen, now_us, times)
         for i in range(charges.n):
             self.refresh(charges, &charges.items[i], times)
         for i in range(charges.n):
@@ -287,7 +292,7 @@ cdef class SharedTable:
         if late:
             for j in range(i):
                 if holds[j].took:
-                    self.give_back(charges, j, &holds[j], times)
+                    self.give_back(charges, j, &holds[j], now_us, times)
         charges.conclude()
         return 0
 
@@ -326,7 +331,7 @@ cdef class SharedTable:
                     if charge.newcomer:
                         self.file.count(KEYS, 1)
                     elif charge.shared and slot_bar(&self.file.regions[KEYS], charge.hash.a, charge.hash.b):
-                        self.undo(charge, hold, times)
+                        self.undo(charge, hold, now_us, times)
                         hold.took = False
                     else:
                         hold.given_back = hold.seen
@@ -336,6 +341,7 @@ cdef class SharedTable:
             charge.verdict = FITS
             self.look(charge, hold)
             self.read_times(now_us, times)
+            self.keep_ahead(hold.shared if charge.newcomer else hold.seen, now_us, times)
             self.refresh(charges, charge, times)
             self.judge_cell(charge, c, hold, times)
             if not admitted:
@@ -361,7 +367,7 @@ cdef class SharedTable:
         hold.given_back = vacancy(hold.generation, times.now_us + 1)
         return True
 
-    cdef int give_back(self, Charges charges, int i, Hold *hold, Times *times) except -1:
+    cdef int give_back(self, Charges charges, int i, Hold *hold, object now_us, Times *times) except -1:
         """Undoes what this step took of one charge."""
         cdef Charge *charge = &charges.items[i]
         if charges.policy.items[charge.limit].algorithm == CONCURRENCY:
@@ -369,17 +375,18 @@ cdef class SharedTable:
                         times.now_us)
             charge.state.low -= <uint64_t>charge.cost
         else:
-            self.undo(charge, hold, times)
+            self.undo(charge, hold, now_us, times)
             charge.state = hold.before
         hold.took = False
         return 0
 
-    cdef int undo(self, Charge *charge, Hold *hold, Times *times) except -1:
+    cdef int undo(self, Charge *charge, Hold *hold, object now_us, Times *times) except -1:
         if word_swap(hold.state, hold.written, hold.seen if charge.shared else hold.given_back):
             if charge.newcomer:
                 self.file.count(KEYS, -1)
             return 0
-        self.settle_cell(charge, &self.registry.items[charge.numbers], charge.cost, 0, at_of(hold.written), at_of(hold.written), times)
+        self.settle_cell(charge, &self.registry.items[charge.numbers], charge.cost, 0, at_of(hold.written), at_of(hold.written),
+                         now_us, times)
         return 0
 
     cdef int finish(self, Charges charges, Times *times) noexcept:
@@ -503,7 +510,7 @@ cdef class SharedTable:
         if found != CLAIM:
             return None if found == LATER else False
         for index, plan, address, charged, actual, start_us in entries:
-            self.settle_one(policy, index, plan, address, charged, actual, charged_us, start_us or 0, &times)
+            self.settle_one(policy, index, plan, address, charged, actual, charged_us, start_us or 0, now_us, &times)
         return True
 
     cdef int mark_settled(self, Hash128 h, int64_t expires_us, int64_t settled_us) noexcept:
@@ -528,7 +535,7 @@ cdef class SharedTable:
                 return CLAIM
 
     cdef int settle_one(self, CompiledPolicy policy, int index, object plan, bytes address, int64_t charged, int64_t actual,
-                        int64_t charged_us, int64_t start_us, Times *times) except -1:
+                        int64_t charged_us, int64_t start_us, object now_us, Times *times) except -1:
         cdef CompiledLimit *c = &policy.items[index]
         cdef Charge charge
         if charged == actual or c.algorithm == CONCURRENCY:
@@ -540,17 +547,17 @@ cdef class SharedTable:
             if policy.windows[index] is not None:
                 self.registry.refresh_calendar(charge.numbers, policy.windows[index], times.wall_us)
         memcpy(&charge.hash, <const char *>address, 16)
-        return self.settle_cell(&charge, &self.registry.items[charge.numbers], charged, actual, charged_us, start_us, times)
+        return self.settle_cell(&charge, &self.registry.items[charge.numbers], charged, actual, charged_us, start_us, now_us, times)
 
     cdef int settle_cell(self, Charge *charge, Numbers *n, int64_t charged, int64_t actual, int64_t charged_us, int64_t start_us,
-                         Times *times) except -1:
+                         object now_us, Times *times) except -1:
         """Makes good a difference in whatever state the cell is by now. A cell that is gone has drained: there is nothing to
         give back, and an extra charge finds a new one."""
         cdef Charge amended = charge[0]
         cdef Numbers written
         cdef Cell source
         cdef Hold hold
-        cdef int64_t at_us = times.now_us if n.algorithm == TOKEN_BUCKET else times.wall_us
+        cdef Word seen
         while True:
             if charge.shared:
                 hold.state = &self.entry_of(charge).shared
@@ -560,8 +567,12 @@ cdef class SharedTable:
                 self.look(&amended, &hold)
             if amended.newcomer and actual < charged:
                 return 0
-            if not amend(&amended, &source, &written if self.read(hold.shared if amended.newcomer else hold.seen, n, &source, &written)
-                         else NULL, n, charged, actual, charged_us, start_us, at_us):
+            seen = hold.shared if amended.newcomer else hold.seen
+            self.keep_ahead(seen, now_us, times)
+            if n.algorithm != TOKEN_BUCKET:
+                self.read_wall(times)
+            if not amend(&amended, &source, &written if self.read(seen, n, &source, &written) else NULL, n, charged, actual,
+                         charged_us, start_us, times.now_us if n.algorithm == TOKEN_BUCKET else times.wall_us):
                 return 0
             if amended.newcomer and not self.claim(&amended, &hold, True, times):
                 if not self.has_room(&amended, times):

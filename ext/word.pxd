@@ -10,8 +10,13 @@ of which there is none here. An aligned `movdqa` is one access on every processo
 guarantee in their manuals (SDM volume 3, 9.1.1; APM volume 2, 7.3.2); a processor without it is refused when a table is opened.
 
 arm64: `ldaxp`/`stlxp`. A pair load alone may tear before LSE2, so a load stores back what it read: only then was it one
-access. Acquire and release of these instructions are ordered among themselves (RCsc); the barrier behind a swap also orders
-it before plain loads, as Linux does it in its own cmpxchg.
+access. What follows a load in the program comes after it (acquire), so a slot's state is read before its key, and a look
+goes along a window in order. Acquire and release of these instructions are ordered among themselves (RCsc); the barrier
+behind a swap also orders it before plain loads and before the eight-byte acquires, which newer processors may do as ldapr
+(RCpc), as Linux does it in its own cmpxchg. A swap that fails has the same barrier: what is looked at next is no older than what
+made it fail. What is known of a limit (mapped.pxi) is complete before it can be found: `units` is swapped in before a cell that
+names it, and read behind that cell; `window_us` is written before `kind` and read behind it. Counts are added to in no
+order, for nothing is decided by them. `tests/arm64.sh` compiles all this for arm64, where it has not run.
 
 Elsewhere there are no words: `word_ready` says so, and a table in a file cannot be opened.
 """

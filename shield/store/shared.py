@@ -29,6 +29,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from shield.clock import Clock
 from shield.core import Registry, SharedTable
 from shield.errors import StoreError
 from shield.store.key_file import FileRecords, records_of, remove_records
-from shield.store.table import TableStore
+from shield.store.table import TableStore, give_back
 from shield.store.table_file import (
     PRIVATE,
     attach,
@@ -68,7 +69,7 @@ class SharedStore(TableStore):
         self.registry = Registry(mapped=self.mapped)
         self.secret = self.mapped.sealing_secret
         self.table = SharedTable(self.registry, clock=clock)
-        self.keys = FileRecords(records_of(self.path), self.give_back)
+        self.keys = FileRecords(records_of(self.path), partial(give_back, self.table))
 
     async def close(self) -> None:
         """Lets go of the file's lock. The table stays, for others and for later; this process may go on using it."""

@@ -98,20 +98,21 @@ class TableStore:
             raise ReceiptError("the receipt has expired")
         return settled
 
-    def give_back(self, charges: Charges) -> None:
-        """Undoes a step that was made, under the rule for refunds."""
-        policy, now_us = charges.policy, charges.now_us
-        entries = [
-            (policy.index[charges.limit(i).name], plan, charges.address_of(i), cost, 0, start_us)
-            for i, plan, _, cost, start_us in charges.settlement(every=True)
-        ]
-        if entries:
-            self.table.settle(policy, os.urandom(16), now_us + GIVE_BACK_US, now_us, entries)
-        self.table.release([(charges.address_of(i), lease_id) for i, lease_id in charges.leases()])
-
     async def release(self, leases: Sequence[Lease]) -> int:
         """Frees places; unknown and expired ones are no-ops."""
         return self.table.release([(lease.address, lease.lease_id) for lease in leases])
 
     def stats(self) -> dict[str, int]:
         return {**self.table.stats(), **self.keys.stats()}
+
+
+def give_back(table: Table | SharedTable, charges: Charges) -> None:
+    """Undoes a step that was made, under the rule for refunds."""
+    policy, now_us = charges.policy, charges.now_us
+    entries = [
+        (policy.index[charges.limit(i).name], plan, charges.address_of(i), cost, 0, start_us)
+        for i, plan, _, cost, start_us in charges.settlement(every=True)
+    ]
+    if entries:
+        table.settle(policy, os.urandom(16), now_us + GIVE_BACK_US, now_us, entries)
+    table.release([(charges.address_of(i), lease_id) for i, lease_id in charges.leases()])

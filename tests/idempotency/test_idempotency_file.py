@@ -20,6 +20,7 @@ from shield import Shield, ShieldError
 from shield.errors import StoreError
 from shield.store.key_file import LOCK_S, FileRecords, records_of
 from shield.store.memory import MemoryStore
+from shield.store.table import give_back
 from shield.store.shared import PrivateTable, SharedStore, table_path
 from shield.testing import FailingStore
 from tests.idempotency.keyed import LIMITS, policy, request
@@ -185,7 +186,7 @@ def test_a_commit_that_fails_gives_everything_back(url: str) -> None:
     assert isinstance(store, SharedStore)
 
     def fails(db: sqlite3.Connection, charges: object) -> None:
-        store.give_back(charges)  # type: ignore[arg-type]
+        give_back(store.table, charges)  # type: ignore[arg-type]
         raise sqlite3.OperationalError("disk I/O error")
 
     real, store.keys._commit = store.keys._commit, fails  # type: ignore[method-assign,assignment]
