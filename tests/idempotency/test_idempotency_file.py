@@ -20,8 +20,8 @@ from shield import Shield, ShieldError
 from shield.errors import StoreError
 from shield.store.key_file import LOCK_S, FileRecords, records_of
 from shield.store.memory import MemoryStore
-from shield.store.table import give_back
 from shield.store.shared import PrivateTable, SharedStore, table_path
+from shield.store.table import give_back
 from shield.testing import FailingStore
 from tests.idempotency.keyed import LIMITS, policy, request
 
