@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import stat
@@ -309,6 +310,7 @@ def test_a_private_table_is_removed_by_its_maker_and_a_killed_makers_by_the_next
 
 def test_operators_see_every_table_and_remove_one(url, path, tmp_path):
     Shield(POLICY, url).check_nowait(Request(user="u"))
+    gc.collect()  # nobody has that table any more
     (tmp_path / "shield-broken.table").write_bytes(b"x" * 5000)
     (tmp_path / "shield-broken.table").chmod(0o600)
     broken, orders = tables(tmp_path)
