@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -92,6 +92,8 @@ class Pacing(Sequel):
     _of_method_for: Policy | None = None
     _lines: dict[bytes, _Line]
     _waiters: int = 0
+    counts: Counter[str]
+    """What did not go as it should, by name: refused turns, and what edges could not tell the store afterwards."""
 
     def _conclude(self, charges: Charges, decision: Decision | None = None) -> Decision:
         raise NotImplementedError
@@ -154,6 +156,13 @@ class Pacing(Sequel):
             found = tuple(limit for limit in self.policy.limits if method in limit.methods)
             self._of_method[method] = found
         return found
+
+    def _start_pacing(self) -> None:
+        self._lines, self.counts = {}, Counter()
+
+    def pacing_stats(self) -> dict[str, int]:
+        """Counts for metrics: who waits for a turn, and `counts`."""
+        return {**self.counts, "turns_waiting": self._waiters} if self._lines or self.counts else {}
 
     # ---- one limit -----------------------------------------------------------------------------------------------
 
@@ -260,6 +269,7 @@ class Pacing(Sequel):
 
     def _not_its_turn(self, compiled: CompiledPolicy, request: Request, *, full: bool) -> Decision:
         """A refusal of somebody who never came to the store: nothing is taken, and nothing known of the bucket."""
+        self.counts["turns_refused"] += 1
         charges = compiled.charges(request)
         charges.turn_away("limit", _DETAIL[full])
         self._table.apply(charges)

@@ -93,7 +93,7 @@ class Shield(Keyed, Pacing, StandingIn):
 
             self._standin = StandIn(self._local.table, partial(compile_policy, registry=self._local.registry))
         self._paying: asyncio.Task[None] | None = None  # tells the store what it does not know of
-        self._lines = {}
+        self._start_pacing()
         self._clock = clock
         self._trace = trace
         self._gate: Gate | None = None
@@ -395,4 +395,5 @@ class Shield(Keyed, Pacing, StandingIn):
     def stats(self) -> Mapping[str, int]:
         """Counts of the local table and of the store, for metrics."""
         identity = {} if self._gate is None else self._gate.stats()
-        return {**self._local.stats(), **self.store.stats(), **identity, **self.abuse.block_stats()}
+        own = {**identity, **self.abuse.block_stats(), **self.pacing_stats()}
+        return {**self._local.stats(), **self.store.stats(), **own}

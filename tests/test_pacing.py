@@ -132,7 +132,9 @@ async def test_a_line_is_bounded_and_its_end_is_turned_away(shield, clock, monke
     away = await shield.wait("outbound", "acme", sleep=sleep)
     assert (away.allowed, away.status, away.detail) == (False, 429, "too many are waiting for it already")
     go_on.set()
+    assert shield.stats()["turns_waiting"] == 2
     assert all(decision.allowed for decision in await asyncio.gather(*waiting))
+    assert shield.stats()["turns_refused"] == 1
     assert (shield._lines, shield._waiters) == ({}, 0)
 
 

@@ -220,7 +220,8 @@ class ShieldMiddleware:
             refused = refusal_of(begun[0].decision)
         if refused is not None or isinstance(begun, Refusal):
             assert refused is not None
-            await _turn_away(scope, receive, send, refused)
+            await receive()  # websocket.connect
+            await _turn_away(scope, send, refused)
             return
         turn = begun[0]
         socket = Socket(self, receive, send, turn, charged=self._messages)
@@ -230,7 +231,10 @@ class ShieldMiddleware:
         except Refused:
             if turn.refusal is None:
                 raise
-            await socket.close(turn.refusal)
+            if socket.accepted:
+                await socket.close(turn.refusal)
+            else:
+                await _turn_away(scope, send, refusal_of(turn.refusal))
         except Exception:
             if not socket.closed:
                 raise
@@ -313,9 +317,8 @@ class ShieldMiddleware:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _turn_away(scope: Scope, receive: Receive, send: Send, refused: Refusal) -> None:
+async def _turn_away(scope: Scope, send: Send, refused: Refusal) -> None:
     """Refuses a WebSocket before it is one."""
-    await receive()  # websocket.connect
     if DENIAL in (scope.get("extensions") or {}):
         start = {"type": f"{DENIAL}.start", "status": refused.status, "headers": encoded_pairs(refused.headers)}
         await send(start)

@@ -171,13 +171,14 @@ class Exchange:
 class Socket:
     """One WebSocket."""
 
-    __slots__ = ("_charged", "_receive", "_send", "closed", "middleware", "turn")
+    __slots__ = ("_charged", "_receive", "_send", "accepted", "closed", "middleware", "turn")
 
     def __init__(
         self, middleware: ShieldMiddleware, receive: Receive, send: Send, turn: Turn, *, charged: bool
     ) -> None:
         self.middleware = middleware
         self.turn = turn
+        self.accepted = False
         self.closed = False
         """By us; what the application still sends goes nowhere."""
         self._charged = charged
@@ -190,7 +191,10 @@ class Socket:
             return {"type": "websocket.disconnect", "code": POLICY_VIOLATION}
         message = await self._receive()
         if self._charged and message["type"] == "websocket.receive":
-            decision = await self.turn.message(_size(message))
+            size, guard = _size(message), self.turn.shield.policy.size
+            if guard is not None and guard.max_body_bytes is not None and size > guard.max_body_bytes:
+                return await self._shut(TOO_BIG, "too_large")
+            decision = await self.turn.message(size)
             if decision is not None and not decision.allowed:
                 return await self.close(decision)
         return message
@@ -200,15 +204,19 @@ class Socket:
         if self.closed:
             return
         if message["type"] == "websocket.accept":
+            self.accepted = True
             headers = [*message.get("headers", ()), *encoded(self.turn.headers())]
             message = {**message, "headers": headers}
         await self._send(message)
 
     async def close(self, decision: Decision) -> Message:
         """Ends the connection for what a decision says, and returns what the application is told."""
-        code = TOO_BIG if decision.reason == "too_large" else POLICY_VIOLATION
         wait_s = decision.retry_after
-        reason = decision.reason if not wait_s else f"{decision.reason}; retry after {wait_s:.3f} s"
+        return await self._shut(
+            POLICY_VIOLATION, decision.reason if not wait_s else f"{decision.reason}; retry after {wait_s:.3f} s"
+        )
+
+    async def _shut(self, code: int, reason: str) -> Message:
         self.closed = True
         await self._send({"type": "websocket.close", "code": code, "reason": reason[:_MAX_REASON_BYTES]})
         return {"type": "websocket.disconnect", "code": code, "reason": reason}

@@ -158,7 +158,7 @@ class Turn:
                     # A header field that could not be sent again. That it was done is kept all the same.
                     await self.shield.complete(self.decision, capture.status, (), None)
         except (StoreError, ReceiptError, RequestError):
-            pass
+            self.shield.counts["middleware_not_kept"] += 1
 
     async def extend(self) -> bool:
         """Extends the lease of its key; False when there is no use in going on."""
@@ -198,9 +198,9 @@ class Turn:
             if receipt is not None and (self.cost, self.received, self.type_cost) != (None, None, None):
                 await self.shield.report(receipt, cost=self.cost, bytes=self.received, type_cost=self.type_cost)
         except (StoreError, ReceiptError, RequestError):
-            pass
+            self.shield.counts["middleware_not_settled"] += 1
         try:
             if leases:
                 await self.shield.release(leases)
         except StoreError:
-            pass
+            self.shield.counts["middleware_not_released"] += 1

@@ -27,11 +27,11 @@ GAUGES: Final = frozenset(
     {"keys", "max_keys", "size_bytes", "leases", "max_leases", "receipts", "max_receipts"}
     | {"idempotency_keys", "idempotency_bytes"}
     | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
-    | {"identity_tokens_cached", "identity_api_keys"}
+    | {"identity_tokens_cached", "identity_api_keys", "turns_waiting"}
     | {"blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing", "events_queued"}
 )
 # What is no count of the store's.
-OF_ITS_OWN: Final = ("identity_", "blocks_", "events_")
+OF_ITS_OWN: Final = ("identity_", "blocks_", "events_", "turns_", "middleware_")
 
 Rows = Iterable[tuple[tuple[str, ...], int | float]]
 More = Callable[[], Iterable[Metric]]

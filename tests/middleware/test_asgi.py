@@ -14,11 +14,14 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
 
 from shield import Policy, Shield
+from shield.middleware import limit
 from shield.middleware.asgi import ShieldMiddleware
-from shield.testing import ManualClock
-from tests.middleware.asgi_apps import APPS, POLICY, Seen, bare_app, starlette_app
+from shield.testing import FailingStore, ManualClock
+from tests.middleware.asgi_apps import APPS, POLICY, Seen, bare_app, starlette_app, talk
 from tests.middleware.serving import ASGI_SERVERS, uvicorn_serving
 
 
@@ -445,3 +448,71 @@ async def test_django_under_an_asgi_server():
         assert [(await client.get("/costly")).status_code for _ in range(3)] == [200] * 3  # 40 taken, 30 given back
         answers = [await client.get("/limited") for _ in range(3)]
         assert [answer.status_code for answer in answers][-1] == 429
+
+
+async def test_http2_lengths_are_counted_too():
+    sent: list[Any] = []
+    parts = iter([(b"x" * 60_000, True), (b"x" * 60_000, True), (b"", False)])
+
+    async def receive() -> dict[str, Any]:
+        body, more = next(parts)
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "http_version": "2", "method": "POST", "path": "/", "client": ("192.0.2.1", 1),
+        "headers": [(b"content-length", b"10")],
+    }  # fmt: skip
+    await ShieldMiddleware(bare_app, Policy.parse(SIZES))(scope, receive, send)
+    assert sent[0]["status"] == 413
+    assert b"connection" not in dict(sent[0]["headers"])
+
+
+@pytest.mark.parametrize("server", ASGI_SERVERS)
+async def test_a_websockets_own_limit_its_place_and_messages_that_are_too_large(server):
+    @limit("1/h", key="ip")
+    async def guarded(websocket: Any) -> None:
+        await talk(websocket)
+
+    def make(_: Seen) -> Starlette:
+        return Starlette(routes=[WebSocketRoute("/guarded", guarded), WebSocketRoute("/talk", talk)])
+
+    policy = PLACES + "[guard.size]\nmax_body_bytes = 100\n" + TALK.split("\n", 2)[2].replace("/talk", "/{any}")
+    async with (
+        serving(make, server=server, policy=policy, messages=True) as site,
+        aiohttp.ClientSession() as session,
+    ):
+        first = await session.ws_connect(site.url + "/guarded")
+        await first.send_str("x" * 101)
+        closing = await first.receive()
+        assert (closing.data, closing.extra) == (1009, "too_large")
+        # Its place comes back when the connection has ended, and the second one meets the handler's own limit.
+        for _ in range(100):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect(site.url + "/guarded")
+            assert refused.value.status == 429
+            if "guarded" in refused.value.headers["RateLimit"]:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail("its place was never given back")
+
+
+async def test_what_cannot_be_told_the_store_is_counted():
+    policy = Policy.parse(PLACES + SIZES.split("1", 1)[1])
+    store = FailingStore(Shield(policy).store)
+    shield = Shield(policy, store)
+    async with (
+        uvicorn_serving(ShieldMiddleware(starlette_app(Seen()), shield)) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+
+        async def parts() -> AsyncIterator[bytes]:
+            store.fail_at(store.operations + 2, "refused")
+            store.fail_at(store.operations + 3, "timeout")
+            yield b"x"
+
+        assert (await client.post("/echo", content=parts())).status_code == 200
+    counted = shield.stats()
+    assert (counted["middleware_not_settled"], counted["middleware_not_released"]) == (1, 1)
