@@ -23,7 +23,7 @@ from shield.errors import RequestError
 from shield.guard.size import TOO_LARGE
 from shield.middleware.body import MAX_RATIO, BodyRefused, Fault, inflates_too_much
 from shield.middleware.capture import Capture
-from shield.middleware.facts import Head, with_body
+from shield.middleware.facts import Head, NonceFields, with_body
 from shield.middleware.marks import mark_of
 from shield.middleware.settings import Hook, Settings, faulty, most_read, unreadable
 from shield.middleware.turn import CURRENT, Turn, caller_in
@@ -43,11 +43,12 @@ def setup(
     facts: Hook | None = None,
     gateway: bool = False,
     max_ratio: int = MAX_RATIO,
+    nonce: NonceFields | None = None,
 ) -> Shield:
     """Puts a shield in front of every handler of an application, opens it with the application and closes it. The
     arguments are those of the ASGI middleware; `facts` is given the aiohttp request. PolicyError.
     """
-    settings = Settings(shield, store=store, facts=facts, gateway=gateway, max_ratio=max_ratio)
+    settings = Settings(shield, store=store, facts=facts, gateway=gateway, max_ratio=max_ratio, nonce=nonce)
     front = _Front(settings)
 
     async def opened(app: web.Application) -> AsyncIterator[None]:

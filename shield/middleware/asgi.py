@@ -22,7 +22,7 @@ from shield.errors import Refused, RequestError
 from shield.middleware.asgi_exchange import Exchange, Receive, Send, Socket, encoded_pairs, send_refusal
 from shield.middleware.body import MAX_RATIO, BodyMeter
 from shield.middleware.endpoints import Endpoints, Finder
-from shield.middleware.facts import Head, with_body
+from shield.middleware.facts import Head, NonceFields, with_body
 from shield.middleware.settings import Hook, Settings, faulty, most_read, unreadable
 from shield.middleware.turn import CURRENT, Caller, Turn, caller_in
 from shield.policy import Policy
@@ -57,10 +57,11 @@ class ShieldMiddleware:
         gateway: bool = False,
         messages: bool = False,
         max_ratio: int = MAX_RATIO,
+        nonce: NonceFields | None = None,
         endpoint: Finder | None = None,
     ) -> None:
         self.app = app
-        self._settings = Settings(shield, store=store, facts=facts, gateway=gateway, max_ratio=max_ratio)
+        self._settings = Settings(shield, store=store, facts=facts, gateway=gateway, max_ratio=max_ratio, nonce=nonce)
         self.shield = self._settings.shield
         self._messages = messages
         self._endpoints = Endpoints(app, endpoint)

@@ -1,19 +1,18 @@
 """An asynchronous Shield, asked by the threads of a synchronous server.
 
-Two ways, and every call takes one of them:
+    the store is in this process     in the calling thread, which holds the lock for microseconds
+    it has to be awaited             in a loop, in a thread of its own; the calling thread waits
 
-    the store is in this process, nobody's identity is verified     in the calling thread, one at a time under a lock
-    anything else                                                   in one loop, in a thread of its own
-
-The first never waits for anything, so the lock is held for microseconds. In the second everything of the shield happens
-in one thread, as it was written for; the calling thread waits. Threads do not survive a fork: each process starts its
-loop when it first needs it.
+The loop runs in both cases: issuers' keys are fetched there, and blocks of other processes heard of. Its thread holds
+the same lock except while it waits for something to happen, so whatever belongs to the shield is touched by one thread
+at a time. Threads do not survive a fork: each process starts its loop with its first request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -41,13 +40,10 @@ class Bridge:
         self._thread: threading.Thread | None = None
         _BRIDGES.add(self)
 
-    @property
-    def _direct(self) -> bool:
-        return self.shield.store.local and self.shield.policy.identity.failures is None
-
     def check(self, request: Request) -> Decision:
         """The decision. ShieldError when the loop hangs."""
-        if self._direct:
+        if self.shield.store.local:
+            self._running()
             with self._lock:
                 return self.shield.check_nowait(request)
         decision: Decision = self._in_loop(self.shield.check(request))
@@ -55,7 +51,7 @@ class Bridge:
 
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Anything else that the shield has, to its end."""
-        if self._direct:
+        if self.shield.store.local:
             with self._lock:
                 return at_once(coroutine)
         return self._in_loop(coroutine)
@@ -85,8 +81,8 @@ class Bridge:
             with self._starting:
                 loop = self._loop
                 if loop is None:
-                    loop = asyncio.new_event_loop()
-                    thread = threading.Thread(target=loop.run_forever, name="shield", daemon=True)
+                    loop = asyncio.SelectorEventLoop(_Yielding(self._lock))
+                    thread = threading.Thread(target=_run, args=(loop, self._lock), name="shield", daemon=True)
                     thread.start()
                     try:
                         asyncio.run_coroutine_threadsafe(self.shield.open(), loop).result(CALL_S)
@@ -101,6 +97,27 @@ class Bridge:
         self._lock, self._starting = threading.Lock(), threading.Lock()
         self._loop = self._thread = None
         self.on_fork()
+
+
+class _Yielding(selectors.DefaultSelector):
+    """Waits without the lock that its thread holds otherwise."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def select(self, timeout: float | None = None) -> Any:
+        """Called by the loop."""
+        self._lock.release()
+        try:
+            return super().select(timeout)
+        finally:
+            self._lock.acquire()
+
+
+def _run(loop: asyncio.AbstractEventLoop, lock: threading.Lock) -> None:
+    with lock:
+        loop.run_forever()
 
 
 def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:

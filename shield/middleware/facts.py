@@ -8,6 +8,7 @@ application says that a gateway in front sets those and drops the client's.
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
@@ -18,8 +19,12 @@ from shield.errors import RequestError
 from shield.identity.address import TrustedProxies
 from shield.identity.bearer import bearer
 from shield.policy import Policy
-from shield.request import IdempotencyKey, Request
+from shield.request import IdempotencyKey, Nonce, Request
 from shield.shield import Shield
+
+NonceFields = tuple[str, str]
+"""Names of the header fields that hold a nonce, and the Unix time at which the client made it."""
+_INSTANT: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?", re.ASCII)
 
 FORWARDED_FOR: Final = "x-forwarded-for"
 MAX_BUFFERED_BYTES: Final = 2 * 1_048_576
@@ -46,7 +51,7 @@ class Head(NamedTuple):
 class Facts:
     """Reads requests for one policy. `gateway`: a gateway in front sets the headers of `[identity.headers]`."""
 
-    def __init__(self, policy: Policy, *, gateway: bool = False) -> None:
+    def __init__(self, policy: Policy, *, gateway: bool = False, nonce: NonceFields | None = None) -> None:
         identity = policy.identity
         self.policy = policy
         self.max_body_bytes = None if policy.size is None else policy.size.max_body_bytes
@@ -56,7 +61,8 @@ class Facts:
         self._attributes = [
             (field.removeprefix(_ATTRIBUTE), name) for field, name in believed.items() if field.startswith(_ATTRIBUTE)
         ]
-        self.wanted = frozenset((*_READ, *believed.values()))
+        self._nonce = None if nonce is None else (nonce[0].lower(), nonce[1].lower())
+        self.wanted = frozenset((*_READ, *believed.values(), *(self._nonce or ())))
         """Names of the header fields that are read, in lower case; FORWARDED_FOR beside them."""
         self._wanted_bytes = {name.encode("ascii"): name for name in self.wanted}
 
@@ -113,6 +119,10 @@ class Facts:
             token=bearer(get("authorization")),
             idempotency=IdempotencyKey(key) if (key := get("idempotency-key")) else None,
         )
+        if self._nonce is not None:
+            value, timestamp = get(self._nonce[0]), get(self._nonce[1])
+            if value is not None or timestamp is not None:
+                force_setattr(request, "nonce", Nonce(value, _instant(self._nonce[1], timestamp)))
         for field, name in self._fields:
             if (value := get(name)) is not None:
                 # Nobody else has seen this request yet, and a copy costs.
@@ -140,6 +150,15 @@ def with_body(shield: Shield, request: Request, body: bytes, query: str) -> None
         force_setattr(request, "body", b64encode(body).decode())
     if request.bytes is None:
         force_setattr(request, "bytes", len(body))
+
+
+def _instant(name: str, value: str | None) -> int | float | None:
+    """Unix time in seconds, in digits with or without a fraction: a float's other spellings are for nobody."""
+    if value is None:
+        return None
+    if not _INSTANT.fullmatch(value):
+        raise RequestError(name, "allowed: Unix time in seconds")
+    return float(value) if "." in value else int(value)
 
 
 def _whole(name: str, value: str) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from typing import Any, Final
 
 from shield.errors import RequestError
 from shield.middleware.body import MAX_RATIO, Fault
-from shield.middleware.facts import MAX_BUFFERED_BYTES, Facts
+from shield.middleware.facts import MAX_BUFFERED_BYTES, Facts, NonceFields
 from shield.policy import Policy
 from shield.problem import Refusal, refusal
 from shield.request import Request
@@ -33,6 +34,7 @@ class Settings:
         facts: Hook | None = None,
         gateway: bool = False,
         max_ratio: int = MAX_RATIO,
+        nonce: NonceFields | None = None,
     ) -> None:
         """`shield` may also be a policy or its file, then `store` says where its buckets live. PolicyError."""
         if not isinstance(shield, Shield):
@@ -40,14 +42,14 @@ class Settings:
         self.shield = shield
         self.hook = facts
         self.max_ratio = max_ratio
-        self._gateway = gateway
-        self._facts = Facts(shield.policy, gateway=gateway)
+        self._read = partial(Facts, gateway=gateway, nonce=nonce)
+        self._facts = self._read(shield.policy)
 
     @property
     def facts(self) -> Facts:
         """For the policy in force."""
         if self._facts.policy is not self.shield.policy:
-            self._facts = Facts(self.shield.policy, gateway=self._gateway)
+            self._facts = self._read(self.shield.policy)
         return self._facts
 
     def reads_body(self, request: Request) -> bool:

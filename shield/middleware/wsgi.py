@@ -22,7 +22,7 @@ from shield.middleware.body import LINGER_BYTES, MAX_RATIO, BodyMeter, BodyRefus
 from shield.middleware.bridge import Bridge
 from shield.middleware.capture import Capture
 from shield.middleware.endpoints import Endpoints, Finder
-from shield.middleware.facts import Head, with_body
+from shield.middleware.facts import Head, NonceFields, with_body
 from shield.middleware.lease_thread import LeaseThread
 from shield.middleware.settings import Hook, Settings, faulty, framed, most_read, unreadable
 from shield.middleware.turn import CURRENT, Ended, Turn
@@ -53,10 +53,11 @@ class ShieldMiddleware:
         facts: Hook | None = None,
         gateway: bool = False,
         max_ratio: int = MAX_RATIO,
+        nonce: NonceFields | None = None,
         endpoint: Finder | None = None,
     ) -> None:
         self.app = app
-        self._settings = Settings(shield, store=store, facts=facts, gateway=gateway, max_ratio=max_ratio)
+        self._settings = Settings(shield, store=store, facts=facts, gateway=gateway, max_ratio=max_ratio, nonce=nonce)
         self.shield = self._settings.shield
         self._bridge = Bridge(self.shield)
         self._endpoints = Endpoints(app, endpoint)

@@ -20,6 +20,7 @@ from starlette.routing import WebSocketRoute
 from shield import Policy, Shield
 from shield.middleware import limit
 from shield.middleware.asgi import ShieldMiddleware
+from shield.request import Nonce
 from shield.testing import FailingStore, ManualClock
 from tests.middleware.asgi_apps import APPS, POLICY, Seen, bare_app, starlette_app, talk
 from tests.middleware.serving import ASGI_SERVERS, uvicorn_serving
@@ -516,3 +517,21 @@ async def test_what_cannot_be_told_the_store_is_counted():
         assert (await client.post("/echo", content=parts())).status_code == 200
     counted = shield.stats()
     assert (counted["middleware_not_settled"], counted["middleware_not_released"]) == (1, 1)
+
+
+async def test_nonces_from_header_fields():
+    seen: list[Any] = []
+
+    def look(scope: Any, request: Any) -> Any:
+        seen.append(request.nonce)
+        return request
+
+    async with serving(starlette_app, nonce=("Nonce", "Timestamp"), facts=look) as site:
+        await site.client.get("/health")  # exempt, so nobody looks
+        await site.client.get("/", headers={"Nonce": "n-1", "Timestamp": "1763900000.250"})
+        await site.client.get("/", headers={"Nonce": "n-2"})
+        await site.client.get("/")
+        assert seen == [Nonce("n-1", 1763900000.25), Nonce("n-2", None), None]
+        for strange in ("1e9", "now", "-1", "inf", "\u0661"):
+            answer = await site.client.get("/", headers={"Nonce": "n-4", "Timestamp": strange.encode()})
+            assert (answer.status_code, answer.json()["field"]) == (400, "timestamp")

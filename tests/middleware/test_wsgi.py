@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import os
 import socket
@@ -247,10 +248,44 @@ def test_threads_are_counted_exactly(local):
         with ThreadPoolExecutor(8) as pool:
             decisions = list(pool.map(lambda _: bridge.check(Request(ip="192.0.2.1")), range(800)))
         assert sum(decision.allowed for decision in decisions) == 500
-        assert any(thread.name == "shield" for thread in threading.enumerate()) is not local
+        thread = bridge._thread
+        assert thread.is_alive()
     finally:
         bridge.close()
-    assert not any(thread.name == "shield" for thread in threading.enumerate())
+    assert not thread.is_alive()
+
+
+def test_the_loop_and_the_threads_take_turns():
+    """What runs in the loop is never interrupted by a thread that decides, nor the other way round."""
+    shield = Shield(Policy.parse('version = 1\n[[limit]]\nname = "a"\nkey = ["ip"]\nrate = "1/h"\nburst = 500\n'))
+    bridge = Bridge(shield)
+    inside, overlaps, turns = [], [], []
+
+    def busy(who: str) -> None:
+        overlaps.extend(inside)
+        inside.append(who)
+        for _ in range(50):
+            threading.Event().wait(0)  # lets other threads run
+        inside.remove(who)
+        turns.append(who)
+
+    async def keeps_busy() -> None:
+        for _ in range(40):
+            busy("loop")
+            await asyncio.sleep(0)
+
+    decide = shield.check_nowait
+    shield.check_nowait = lambda request: (busy("thread"), decide(request))[1]
+    try:
+        assert bridge.check(Request(ip="192.0.2.1")).allowed
+        looping = asyncio.run_coroutine_threadsafe(keeps_busy(), bridge._loop)
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(lambda _: bridge.check(Request(ip="192.0.2.1")), range(40)))
+        looping.result(10)
+    finally:
+        bridge.close()
+    assert overlaps == []
+    assert turns.count("loop") == 40
 
 
 def test_graphql_operations_are_read_from_the_body():
