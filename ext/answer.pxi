@@ -37,7 +37,7 @@ cdef Py_ssize_t room_for(Decision d, Texts *texts) except -1:
     c.know_ends()
     cdef Py_ssize_t room_bytes = ANSWER_BYTES + room_for_charges(c)
     room_bytes += read_text(c.request_id, &texts.request_id) + read_text(d.receipt, &texts.receipt)
-    room_bytes += read_text(c.detail, &texts.detail)
+    room_bytes += read_text(d.detail, &texts.detail)  # its texts are the policy's, the charges' or constants
     if d.lease_handles is not None:
         for handle in d.lease_handles:
             room_bytes += 1 + read_text(handle, &lease)
@@ -181,7 +181,8 @@ cdef char *put_refusing(char *at, Charges c, int enforced) noexcept:
     if c.reason is not None:
         return at
     for i in range(c.n):
-        if c.items[i].verdict != FITS and c.policy.items[c.items[i].limit].enforced == enforced:
+        if (c.items[i].verdict != FITS and c.policy.items[c.items[i].limit].enforced == enforced
+                and c.policy.items[c.items[i].limit].nonces == 0):
             at = put_piece(at if first else put(at, b","), &c.policy.wording.limits[c.items[i].limit].name)
             first = False
     return at
@@ -196,7 +197,7 @@ cdef char *put_statuses(char *at, Charges c) noexcept:
         return at
     for i in range(c.n):
         charge = &c.items[i]
-        if charge.unknown:
+        if charge.unknown or c.policy.items[charge.limit].nonces != 0:
             continue
         at = put_piece(at if first else put(at, b","), &c.policy.wording.limits[charge.limit].status)
         first = False
@@ -218,7 +219,8 @@ cdef char *put_statuses(char *at, Charges c) noexcept:
 
 cdef bint shows(Charges c, const Charge *charge) noexcept:
     """Whether header fields speak of this charge: not of limits in shadow mode, nor of what was decided without a bucket."""
-    return c.reason is None and c.policy.items[charge.limit].enforced and not charge.unknown
+    return (c.reason is None and c.policy.items[charge.limit].enforced and c.policy.items[charge.limit].nonces == 0
+            and not charge.unknown)
 
 
 cdef char *put_policies(char *at, Charges c, bint json) noexcept:

@@ -47,6 +47,19 @@ cdef int give_block(Charge *block) noexcept:
     return 0
 
 
+# By NonceVerdict.
+cdef tuple NONCE_REASONS = ("ok", "replay", "stale", "stale", "stale", "store_full", "store_unavailable")
+cdef tuple NONCE_DETAILS = (
+    None,
+    "nonce: it was used before",
+    "nonce.timestamp: too long ago; make the request anew",
+    "nonce.timestamp: too far ahead of the clock here",
+    "nonce.timestamp: what would say whether it was used before is lost; make the request anew",
+    "nonce: there is no room to remember it",
+    "nonce: the store that knows whether it was used before does not answer",
+)
+
+
 @cython.final
 @cython.freelist(64)
 cdef class Charges:
@@ -78,8 +91,16 @@ cdef class Charges:
     cdef readonly object reason
     cdef readonly object detail
     cdef readonly int64_t retry_us    # for a `reason` that passes by itself: in how many microseconds. 0: it does not
+    cdef bint has_nonce
+    cdef bint of_tenant               # the nonce is a tenant's
+    cdef Nonce nonce
+    cdef Hash128 nonce_hash
+    cdef bytes nonce_name             # the tenant behind its length, and the value; what the hash is of
+    cdef int nonce_verdict            # a NonceVerdict
+    cdef bint nonce_unknown           # let through unseen, because the policy said so and the store was away
     cdef bint asking                  # a peek: the step tells what fits and takes nothing
     cdef readonly bint admitted
+    cdef bint taking                  # the step takes what fits: it is admitted, or an answer that was stored takes the nonce
     cdef readonly bint degraded
     cdef readonly bint settleable     # some cost is the request's own: what it really was may be reported later
     cdef readonly bint has_leases
@@ -133,7 +154,7 @@ cdef class Charges:
                 self.items[kept] = self.items[i]
                 kept += 1
         self.n = kept
-        self.settleable = self.has_leases = False
+        self.settleable = self.has_leases = self.has_nonce = False
         return 0
 
     @property
@@ -153,13 +174,22 @@ cdef class Charges:
     def turn_away(self, reason, detail, int64_t retry_us=0, *, bint penalised=True, stored=None):
         """Before the step: refused for a reason of the caller's, who looks at more than the policy's values. `stored`: the
         answer that the client gets instead."""
-        if self.reason is None:
+        cdef bint first = self.reason is None
+        # A nonce comes before what this is refused for, and is taken with an answer that was stored.
+        cdef bint nonced = first and self.has_nonce
+        if first:
             self.stored = stored
         self.refuse(reason, detail)
         self.retry_us = retry_us
-        self.keep_penalties()
-        if not penalised:
-            self.n = 0
+        if nonced and stored is not None:
+            self.items[0] = self.items[self.n - 1]  # the bound of the tenant's nonces
+            self.n = 1
+            self.settleable = self.has_leases = False
+        else:
+            self.keep_penalties()
+            if not penalised:
+                self.n = 0
+        self.has_nonce = nonced
 
     cdef int64_t stated_cost(self, int kind) noexcept:
         """What a limit with a cost of this kind is charged."""
@@ -217,7 +247,7 @@ cdef class Charges:
         if self.n > OUTLINE_CHARGES:
             return None
         partitions, costs = [], []
-        pairs[0] = self.reason is not None
+        pairs[0] = 2 if self.has_nonce else self.reason is not None
         for i in range(self.n):
             group = self.policy.items[self.items[i].limit].group
             if group > 62:
@@ -237,12 +267,13 @@ cdef class Charges:
         return limit.plans[self.plan]
 
     @cython.boundscheck(True)
-    def resolve(self, now_us, outcomes):
+    def resolve(self, now_us, outcomes, int nonce_verdict=0, int64_t nonce_retry_us=0):
         """What a remote store did, at its instant: one tuple per charge, the state after the step.
 
         token bucket: (verdict, units, ticks, at_us). windows: (verdict, cur, prev, start_us, end_us).
         concurrency: (verdict, in_use, enough_expire_us, lease_id). Verdicts: 0 fits, 1 does not, 2 the store is full.
-        None where the store had refused another charge already and was not asked about this one.
+        None where the store had refused another charge already and was not asked about this one. `nonce_verdict`: 0 it was
+        fresh; 1 used before, 2 too old, 3 too far ahead, 4 it may have been used: what says so is lost.
         """
         cdef int i
         cdef Charge *charge
@@ -250,7 +281,14 @@ cdef class Charges:
         cdef bint untold = False
         if len(outcomes) != self.n:
             raise ValueError(f"{len(outcomes)} outcomes for {self.n} charges")
+        if not 0 <= nonce_verdict <= NONCE_GONE:
+            raise ValueError(f"{nonce_verdict} says nothing of a nonce")
         self.now_us = now_us
+        self.nonce_verdict = nonce_verdict
+        if nonce_verdict != NONCE_FRESH:
+            self.retry_us = nonce_retry_us
+        if nonce_verdict == NONCE_EARLY:
+            self.tell_early(self.now_us)  # scripts have doubles only
         for i in range(self.n):
             charge = &self.items[i]
             n = &self.policy.registry.items[charge.numbers]
@@ -292,14 +330,71 @@ cdef class Charges:
     cdef int conclude(self) except -1:
         """All or nothing: admitted when every enforced charge fits and no guard refused."""
         cdef int i
+        cdef u128 wait_us
+        if self.nonce_verdict != NONCE_FRESH:
+            self.reason, self.stored = <str>NONCE_REASONS[self.nonce_verdict], None
+        elif self.stored is not None and self.nonces_are_many():
+            self.refusal_wait_of(&self.items[0], &wait_us)
+            self.reason, self.stored, self.retry_us = "store_full", None, <int64_t>wait_us
         self.admitted = self.reason is None
+        self.degraded |= self.nonce_unknown
         for i in range(self.n):
             if self.items[i].verdict != FITS and self.policy.items[self.items[i].limit].enforced:
                 self.admitted = False
             if self.items[i].unknown:
                 self.degraded = True
         self.admitted &= not self.asking
+        self.taking = self.admitted or (self.stored is not None and self.has_nonce)
         return 0
+
+    cdef bint lacks_store_for_nonce(self) noexcept:
+        """The store is away: True when the request is refused for that, False when it is let through unseen."""
+        self.nonce_unknown = True
+        if self.policy.nonce_fails_open:
+            self.has_nonce = False
+            return False
+        self.nonce_verdict = NONCE_UNAVAILABLE
+        self.retry_us = 1_000_000  # nobody can say when the store is there again
+        return True
+
+    cdef int judge_nonce(self, const Fence *fence, int64_t now_us, int64_t latest_us) noexcept:
+        cdef int64_t retry_us
+        self.nonce_verdict = judge_stamp(&self.nonce, fence, now_us, latest_us, &retry_us)
+        if self.nonce_verdict != NONCE_FRESH:
+            self.retry_us = retry_us
+        if self.nonce_verdict == NONCE_EARLY:
+            self.tell_early(now_us)
+        return self.nonce_verdict
+
+    cdef int tell_early(self, int64_t now_us) noexcept:
+        cdef bint ever = self.nonce.stamp_us < LAST_STAMP_US
+        self.retry_us = self.nonce.stamp_us - self.nonce.skew_us - now_us if ever else 0
+        return 0
+
+    cdef int nonce_refused(self, int verdict) noexcept:
+        self.nonce_verdict = verdict
+        self.retry_us = 1_000_000 if verdict == NONCE_FULL else 0
+        return verdict
+
+    cdef int64_t nonce_until_us(self, const Fence *fence) noexcept:
+        """How long the nonce has to be held: for whoever has the widest window."""
+        return self.nonce.stamp_us + max(fence.span_us, self.nonce.window_us + self.nonce.skew_us)
+
+    cdef bint nonces_are_many(self) noexcept:
+        """The bound of a tenant's nonces stands in the way."""
+        cdef int i
+        for i in range(self.n):
+            if self.items[i].verdict == OVER and self.policy.items[self.items[i].limit].nonces != 0:
+                return True
+        return False
+
+    @property
+    def nonce_facts(self):
+        """For a remote store: (the canonical bytes it is known by, timestamp, window and future skew in microseconds), or None
+        where the step has no nonce to take."""
+        if not self.has_nonce:
+            return None
+        return self.nonce_name, self.nonce.stamp_us, self.nonce.window_us, self.nonce.skew_us
 
     # ---- reading the outcome ----------------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ cdef enum:
     FAST_GROUPS = 16    # distinct keys of a policy that are hashed once a request; those beyond, once a limit
     # For a request id and the name of a plan, which are handed back and sealed into receipts.
     MAX_TEXT_BYTES = 1024
+    # For a nonce: twice what a 512-bit value takes in any encoding, and hashed at once.
+    MAX_NONCE_BYTES = 512
 
 cdef struct CompiledLimit:
     int algorithm
@@ -45,6 +47,7 @@ cdef struct CompiledLimit:
     int count_denied
     int when_full        # 0 share, 1 deny, 2 allow
     int when_store_fails  # 0 local, 1 deny, 2 allow
+    int nonces           # 0; 1 bounds the nonces of a tenant, 2 those of requests without one: no limit that users see
     int identity
     uint32_t numbers
     int64_t cost
@@ -62,9 +65,11 @@ cdef enum Fact:
     FACT_PLAN = 2
     FACT_REQUEST_ID = 3
     FACT_IP = 4
-    FACT_KEYS = 5
+    FACT_NONCE = 5
+    FACT_TENANT = 6
+    FACT_KEYS = 7
 
-cdef tuple FACTS = ("cost", "bytes", "plan", "request_id", "ip")
+cdef tuple FACTS = ("cost", "bytes", "plan", "request_id", "ip", "nonce", "tenant")
 
 cdef enum:
     MAX_FACTS = 64
@@ -82,6 +87,8 @@ cdef class CompiledPolicy:
     or (reason, detail). `price(request)`: None where there is no GraphQL to price, or (reason or None, detail, operations,
     cost, type cost); `max_cost`: its ceiling, for header fields. `normalise(path)`: the path that is counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
     `under`: begins the names of the plans whose numbers every request meets, whatever plan it states.
+    `replay`: None, or (required, window_us, future_skew_us, allow while the store is away); then the last two limits are the
+    bounds of a tenant's nonces and of those without one.
     """
 
     cdef Registry registry
@@ -108,19 +115,29 @@ cdef class CompiledPolicy:
     cdef set known_plans
     cdef bint any_calendar
     cdef bint begins_plain       # every request meets the first limit, whose key has texts of the request alone
+    cdef int n_told               # how many of the limits are the policy's own
+    cdef bint replay              # nonces are looked at
+    cdef bint nonce_required
+    cdef int64_t nonce_window_us
+    cdef int64_t nonce_skew_us
+    cdef bint nonce_fails_open    # while the store is away
     cdef int path_field
     cdef int ip_field
     cdef object request_type     # the class whose slots were looked up last
     cdef Py_ssize_t offsets[MAX_FACTS]
 
     def __cinit__(self, Registry registry not None, limits, *, select=None, guard=None, price=None, max_cost=None, normalise=None,
-                  windows=None, int ipv6_prefix=64, str under=None):
+                  windows=None, int ipv6_prefix=64, str under=None, replay=None):
         cdef int i
         cdef CompiledLimit *c
         cdef dict groups = {}
         self.registry = registry
         self.limits = tuple(limits)
-        self.n_limits = len(self.limits)
+        self.n_limits = self.n_told = len(self.limits)
+        if replay is not None:
+            self.replay = True
+            self.n_told -= 2
+            self.nonce_required, self.nonce_window_us, self.nonce_skew_us, self.nonce_fails_open = replay
         self.names = tuple(limit.name for limit in self.limits)
         self.index = {limit.name: i for i, limit in enumerate(self.limits)}
         self.select, self.guard, self.normalise = select, guard, normalise
@@ -163,6 +180,7 @@ cdef class CompiledPolicy:
         c.when_full = WHEN_FULL[limit.when_full]
         c.when_store_fails = WHEN_STORE_FAILS[limit.when_store_fails]
         c.ttl_us = limit.ttl_us or 0
+        c.nonces = max(0, i + 1 - self.n_told)
         if isinstance(limit.cost, str):
             c.cost_kind = COST_KINDS.index(limit.cost)
         else:
@@ -263,6 +281,15 @@ cdef class CompiledPolicy:
         if not self.lacks(request, FACT_REQUEST_ID):
             charges.request_id = self.request_text(charges, self.fact(request, FACT_REQUEST_ID), "request_id")
         self.read_address(charges, self.fact(request, FACT_IP))
+        if self.select is not None:
+            try:
+                matched = self.select(request.method, request.path)
+            except ValueError as error:
+                charges.refuse("invalid", str(error))
+                matched = self.select(None, None)  # limits without conditions are met all the same
+        cdef bint guarded = self.replay and (matched is self.everything or self.n_told in matched)
+        if guarded and not self.lacks(request, FACT_NONCE):
+            self.read_nonce(charges, request, self.fact(request, FACT_NONCE))
         if self.guard is not None and charges.reason is None:
             if request.content_type is not None and not PyUnicode_Check(request.content_type):
                 charges.refuse("invalid", f"content_type: expected text, not {type(request.content_type).__name__}")
@@ -270,14 +297,10 @@ cdef class CompiledPolicy:
                 reason = self.guard(None if request.bytes is None else charges.request_bytes, request.content_type)
                 if reason is not None:
                     charges.refuse(reason[0], reason[1])
-        if self.select is not None:
-            try:
-                matched = self.select(request.method, request.path)
-            except ValueError as error:
-                charges.refuse("invalid", str(error))
-                matched = self.select(None, None)  # limits without conditions are met all the same
         if self.price is not None and charges.reason is None:
             self.read_price(charges, request)
+        if guarded and not charges.has_nonce and self.nonce_required:
+            charges.refuse("nonce_missing", "nonce: absent, and this policy requires one")
         self.collect(charges, request, matched, ahead, mapped)
         return charges
 
@@ -315,6 +338,8 @@ cdef class CompiledPolicy:
         for k in range(n_matched):
             i = <int>k if every else matched[k]
             c = &self.items[i]
+            if c.nonces != 0 and (not charges.has_nonce or (c.nonces == 2) == charges.of_tenant):
+                continue
             if c.group < FAST_GROUPS:
                 h = &hashes[c.group]
                 state = states[c.group]
@@ -345,13 +370,61 @@ cdef class CompiledPolicy:
             if c.cost_kind != COST_FIXED:
                 charge.cost = charges.stated_cost(c.cost_kind)
                 charges.settleable = True
-            elif charges.operations != 1 and c.algorithm != CONCURRENCY:
+            elif charges.operations != 1 and c.algorithm != CONCURRENCY and c.nonces == 0:
                 # A batch of ten logins is ten logins; but it is one request in flight.
                 charge.cost = min(c.cost, MAX_COST // charges.operations) * charges.operations
             if c.algorithm == CONCURRENCY:
                 charges.has_leases = True
         if charges.reason is not None:
             charges.keep_penalties()
+        return 0
+
+    cdef int read_nonce(self, Charges charges, object request, object nonce) except -1:
+        """The nonce and the instant at which it was made. A value that cannot be one is the client's doing, hence a refusal;
+        whether the instant is right is for the step to say, by the store's clock."""
+        cdef object value, tenant, stamp
+        cdef Py_ssize_t size_bytes
+        try:
+            value, stamp = nonce.value, nonce.timestamp
+        except AttributeError:
+            charges.refuse("invalid", f"nonce: expected an object with value and timestamp, not {type(nonce).__name__}")
+            return 0
+        if value is None or value == "":
+            return 0
+        if not PyUnicode_Check(value):
+            charges.refuse("invalid", f"nonce.value: expected text, not {type(value).__name__}")
+            return 0
+        try:
+            PyUnicode_AsUTF8AndSize(value, &size_bytes)
+        except UnicodeEncodeError as error:
+            charges.refuse("invalid", malformed("nonce.value", error))
+            return 0
+        if size_bytes > MAX_NONCE_BYTES:
+            charges.refuse("invalid", f"nonce.value: {size_bytes} bytes, at most {MAX_NONCE_BYTES} are allowed")
+            return 0
+        tenant = self.fact(request, FACT_TENANT)
+        if tenant is not None and not PyUnicode_Check(tenant):
+            charges.refuse("invalid", f"tenant: expected text, not {type(tenant).__name__}")
+            return 0
+        if stamp is None or stamp == "":
+            charges.refuse("invalid", "nonce.timestamp: absent; expected Unix time in seconds")
+            return 0
+        charges.nonce.stamp_us = stamp_of(stamp)
+        if charges.nonce.stamp_us == NO_STAMP:
+            charges.refuse("invalid", "nonce.timestamp: expected Unix time in seconds as a number")
+            return 0
+        charges.nonce.window_us, charges.nonce.skew_us = self.nonce_window_us, self.nonce_skew_us
+        charges.of_tenant = bool(tenant)
+        try:
+            tenant = (tenant or "").encode()
+        except UnicodeEncodeError as error:
+            charges.refuse("invalid", malformed("tenant", error))
+            return 0
+        # Another tenant's nonce is another nonce, whatever stands in either.
+        charges.nonce_name = (<uint32_t>len(tenant)).to_bytes(4, "little") + tenant + value.encode()
+        charges.nonce_hash = never_zero(siphash128(
+            <const uint8_t *><const char *>charges.nonce_name, len(charges.nonce_name), self.registry.k0, self.registry.k1))
+        charges.has_nonce = True
         return 0
 
     cdef int read_price(self, Charges charges, object request) except -1:
@@ -559,8 +632,8 @@ cdef class CompiledPolicy:
         except ValueError as error:
             charges.refuse("invalid", str(error))
         if charges.reason is not None:
-            return [(False, charges.detail, None)] * self.n_limits
-        for i in range(self.n_limits):
+            return [(False, charges.detail, None)] * self.n_told
+        for i in range(self.n_told):
             limit = self.limits[i]
             if i not in selected:
                 out.append((False, "method or path does not match", None))
@@ -590,6 +663,23 @@ cdef class CompiledPolicy:
             text = str(ipaddress.ip_address(raw))
             return f"{text}/{self.ipv6_prefix}" if len(raw) == 16 else text
         return self.value_of(request, self.fields.index(name))
+
+
+cdef int64_t NO_STAMP = -(<int64_t>1 << 62)
+cdef int64_t LAST_STAMP_US = <int64_t>1 << 60   # 36,000 years on either side: beyond any clock, and sums stay in int64
+
+
+cdef int64_t stamp_of(object seconds) except? -1:
+    """Unix seconds in whole microseconds, floored, within LAST_STAMP_US of the epoch; NO_STAMP for what is no number."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return NO_STAMP
+    if seconds != seconds:
+        return NO_STAMP
+    if not -1e12 < seconds < 1e12:
+        return LAST_STAMP_US if seconds > 0 else -LAST_STAMP_US
+    if isinstance(seconds, int):
+        return <int64_t>seconds * 1_000_000
+    return <int64_t>(<object>(seconds * 1e6)).__floor__()
 
 
 cdef inline bint memcmp_mapped(const uint8_t *a) noexcept nogil:

@@ -5,6 +5,7 @@ cdef dict STATUS_OF = {
     "graphql_tokens": 422, "graphql_fields": 422, "graphql_directives": 422, "graphql_fragments": 422, "graphql_batch": 422,
     "graphql_introspection": 422, "graphql_unknown_hash": 422,
     "idempotency_missing": 400, "idempotency_invalid": 400, "idempotency_in_flight": 409, "idempotency_mismatch": 422,
+    "nonce_missing": 401, "stale": 401, "replay": 409,
 }
 
 
@@ -39,7 +40,9 @@ cdef str denial(Charges charges):
         charge = &charges.items[i]
         if charge.verdict == FITS or not charges.policy.items[charge.limit].enforced:
             continue
-        if charge.verdict == OVER:
+        if charge.verdict == OVER and charges.policy.items[charge.limit].nonces != 0:
+            rank = max(rank, 2)
+        elif charge.verdict == OVER:
             rank = max(rank, 3 if charges.policy.items[charge.limit].algorithm == CONCURRENCY else 4)
         else:
             rank = max(rank, 2 if charge.verdict == FULL else 1)
@@ -93,7 +96,12 @@ cdef class Decision:
     @property
     def detail(self):
         """A sentence that names the field, where a value or a guard refused; else None."""
-        return self.charges.detail
+        cdef Charges c = self.charges
+        if c.nonce_verdict != NONCE_FRESH:
+            return NONCE_DETAILS[c.nonce_verdict]
+        if self.reason == "store_full" and c.nonces_are_many():
+            return "nonce: the tenant has as many as it may; see guard.replay.max_per_tenant"
+        return c.detail
 
     @property
     def degraded(self):
@@ -139,7 +147,7 @@ cdef class Decision:
         cdef Charges c = self.charges
         return [c.policy.names[c.items[i].limit] for i in range(c.n)
                 if c.items[i].verdict != FITS and c.policy.items[c.items[i].limit].enforced == enforced
-                and c.reason is None]
+                and c.policy.items[c.items[i].limit].nonces == 0 and c.reason is None]
 
     @property
     def retry_after(self):
@@ -179,7 +187,8 @@ cdef class Decision:
         if c.reason is not None:
             return []
         c.know_ends()
-        return [c.status(&c.items[i]) for i in range(c.n) if not c.items[i].unknown]
+        return [c.status(&c.items[i]) for i in range(c.n)
+                if not c.items[i].unknown and c.policy.items[c.items[i].limit].nonces == 0]
 
     @property
     def headers(self):
@@ -212,4 +221,5 @@ cdef class Decision:
         cdef int i
         cdef Charges c = self.charges
         return [(c.policy.names[c.items[i].limit], c.items[i].cost, c.items[i].verdict == FITS,
-                 None if c.items[i].unknown else c.remaining_of(&c.items[i])) for i in range(c.n)]
+                 None if c.items[i].unknown else c.remaining_of(&c.items[i])) for i in range(c.n)
+                if c.policy.items[c.items[i].limit].nonces == 0]

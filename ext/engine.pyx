@@ -25,6 +25,10 @@ from libc.stdlib cimport qsort
 from libc.string cimport memchr, memcpy, memset
 
 from decided cimport DECIDED, Decided
+from fence cimport (
+    NONCE_EARLY, NONCE_FRESH, NONCE_FULL, NONCE_GONE, NONCE_SEEN, NONCE_STALE, NONCE_UNAVAILABLE, Fence, Nonce, fence_widen,
+    judge_stamp,
+)
 from keys cimport (
     MAX_COST_BITS, PyBool_Check, PyLong_AsLongLongAndOverflow, PyLong_Check, PyUnicode_AsUTF8AndSize, PyUnicode_Check,
     PyUnicode_GET_LENGTH, ascii_of, never_zero, read_clock,

@@ -1,7 +1,7 @@
 cdef enum:
     # Every limit that was ever in force under this file, four full policies: entries are never dropped, because cells name them.
     IDENTITIES = 4096
-    LAYOUT = 1           # of this file's bytes; another number is another version, and is refused
+    LAYOUT = 2           # of this file's bytes; another number is another version, and is refused
 
 cdef bytes MAGIC = b"SHIELDTB"
 
@@ -26,6 +26,7 @@ cdef struct Header:
     int64_t max_keys
     int64_t max_leases
     int64_t max_receipts
+    int64_t max_nonces
     uint64_t probes      # with `identities` and `slot_bytes`: what the layout rests on
     uint64_t identities
     uint64_t slot_bytes
@@ -36,35 +37,42 @@ cdef struct Header:
     uint8_t secret[48]   # 16 bytes that keys are hashed with, 32 that receipts and leases are sealed with
     uint64_t settled_us  # the latest instant a receipt was judged at
     uint64_t most_places # over all limits
-    uint64_t counts[3][8]  # live cells of each region, each count in a cache line of its own
+    Word nonces_held     # how long nonces are held, see FenceWord
+    uint64_t nonces_since_us  # no nonce is known from before; 0: to be set by whoever comes first
+    uint64_t nonces_us   # the latest instant a nonce was judged at
+    uint64_t counts[4][8]  # live cells of each region, each count in a cache line of its own
 
 cdef enum:  # the regions
     KEYS = 0
     PLACES = 1
     RECEIPTS = 2
+    NONCES = 3
+    REGIONS = 4
 
 cdef enum:
     HEADER_BYTES = 4096
 
 
-cdef uint64_t mapped_bytes(int64_t max_keys, int64_t max_leases, int64_t max_receipts):
+cdef uint64_t mapped_bytes(int64_t max_keys, int64_t max_leases, int64_t max_receipts, int64_t max_nonces):
     return (HEADER_BYTES + IDENTITIES * sizeof(Identity)
-            + (slots_for(max_keys) + slots_for(max_leases) + slots_for(max_receipts)) * sizeof(Slot))
+            + (slots_for(max_keys) + slots_for(max_leases) + slots_for(max_receipts) + slots_for(max_nonces)) * sizeof(Slot))
 
 
-cdef int check_geometry(int64_t max_keys, int64_t max_leases, int64_t max_receipts) except -1:
+cdef int check_geometry(int64_t max_keys, int64_t max_leases, int64_t max_receipts, int64_t max_nonces) except -1:
     if not 1 <= max_keys <= 1_000_000_000:
         raise ValueError(f"max_keys must be from 1 to 1_000_000_000, not {max_keys}")
     if not 1 <= max_leases <= 10_000_000:
         raise ValueError(f"max_leases must be from 1 to 10_000_000, not {max_leases}")
     if not 1 <= max_receipts <= 1_000_000_000:
         raise ValueError(f"max_receipts must be from 1 to 1_000_000_000, not {max_receipts}")
+    if not 1 <= max_nonces <= 1_000_000_000:
+        raise ValueError(f"max_nonces must be from 1 to 1_000_000_000, not {max_nonces}")
     return 0
 
 
 @cython.final
 cdef class MappedFile:
-    """A table's file, mapped: its header, the limits it knows, and three regions of slots. Any number of processes have it at once.
+    """A table's file, mapped: its header, the limits it knows, and four regions of slots. Any number of processes have it at once.
 
     `buffer` is the whole file, shared and writable. It is checked before anything of it is believed: ValueError says what
     was found and what was expected. `boot` names this boot of the machine, `offset_us` is Unix time less the boot clock:
@@ -75,7 +83,7 @@ cdef class MappedFile:
     cdef bint held
     cdef Header *header
     cdef Identity *identities
-    cdef Slots regions[3]
+    cdef Slots regions[REGIONS]
     cdef readonly int64_t offset_us
 
     def __cinit__(self, buffer, *, uint64_t boot, int64_t offset_us, uint64_t time_namespace):
@@ -88,11 +96,12 @@ cdef class MappedFile:
         self.check()
         cdef char *at = <char *>self.view.buf + HEADER_BYTES
         cdef int i
-        cdef int64_t sizes[3]
-        sizes[0], sizes[1], sizes[2] = self.header.max_keys, self.header.max_leases, self.header.max_receipts
+        cdef int64_t sizes[REGIONS]
+        sizes[KEYS], sizes[PLACES] = self.header.max_keys, self.header.max_leases
+        sizes[RECEIPTS], sizes[NONCES] = self.header.max_receipts, self.header.max_nonces
         self.identities = <Identity *>at
         at += IDENTITIES * sizeof(Identity)
-        for i in range(3):
+        for i in range(REGIONS):
             self.regions[i].at = <Slot *>at
             self.regions[i].live = &self.header.counts[i][0]
             self.regions[i].homes = slots_for(sizes[i]) - PROBES + 1
@@ -104,27 +113,31 @@ cdef class MappedFile:
             PyBuffer_Release(&self.view)
 
     @staticmethod
-    def size_bytes(int64_t max_keys, int64_t max_leases, int64_t max_receipts):
+    def size_bytes(int64_t max_keys, int64_t max_leases, int64_t max_receipts, int64_t max_nonces):
         """How large the file is. ValueError for a bound that is none."""
-        check_geometry(max_keys, max_leases, max_receipts)
-        return mapped_bytes(max_keys, max_leases, max_receipts)
+        check_geometry(max_keys, max_leases, max_receipts, max_nonces)
+        return mapped_bytes(max_keys, max_leases, max_receipts, max_nonces)
 
     @staticmethod
-    def format(buffer, *, int64_t max_keys, int64_t max_leases, int64_t max_receipts, bytes secret not None, int64_t created_us):
+    def format(buffer, *, int64_t max_keys, int64_t max_leases, int64_t max_receipts, int64_t max_nonces, bytes secret not None,
+               int64_t created_us):
         """Makes a table of a buffer of zeros that nobody else sees yet."""
         cdef Py_buffer view
         cdef Header *header
-        check_geometry(max_keys, max_leases, max_receipts)
+        cdef uint64_t wanted
+        check_geometry(max_keys, max_leases, max_receipts, max_nonces)
         if len(secret) != 48:
             raise ValueError("a table's secret has 48 bytes")
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
-            if <uint64_t>view.len != mapped_bytes(max_keys, max_leases, max_receipts):
-                raise ValueError(f"{view.len} bytes are not the {mapped_bytes(max_keys, max_leases, max_receipts)} of this geometry")
+            wanted = mapped_bytes(max_keys, max_leases, max_receipts, max_nonces)
+            if <uint64_t>view.len != wanted:
+                raise ValueError(f"{view.len} bytes are not the {wanted} of this geometry")
             header = <Header *>view.buf
             header.byte_order, header.layout = 0x01020304, LAYOUT
             header.size_bytes = <uint64_t>view.len
-            header.max_keys, header.max_leases, header.max_receipts = max_keys, max_leases, max_receipts
+            header.max_keys, header.max_leases = max_keys, max_leases
+            header.max_receipts, header.max_nonces = max_receipts, max_nonces
             header.probes, header.identities, header.slot_bytes = PROBES, IDENTITIES, sizeof(Slot)
             header.created_us = created_us
             memcpy(header.secret, <const char *>secret, 48)
@@ -146,8 +159,8 @@ cdef class MappedFile:
         if (h.probes, h.identities, h.slot_bytes) != (PROBES, IDENTITIES, sizeof(Slot)):
             raise ValueError(f"it has {h.probes} probes, {h.identities} limits and slots of {h.slot_bytes} bytes; this build has "
                              f"{PROBES}, {IDENTITIES} and {sizeof(Slot)}")
-        check_geometry(h.max_keys, h.max_leases, h.max_receipts)
-        cdef uint64_t wanted = mapped_bytes(h.max_keys, h.max_leases, h.max_receipts)
+        check_geometry(h.max_keys, h.max_leases, h.max_receipts, h.max_nonces)
+        cdef uint64_t wanted = mapped_bytes(h.max_keys, h.max_leases, h.max_receipts, h.max_nonces)
         if found != wanted or h.size_bytes != wanted:
             raise ValueError(f"it has {found} bytes where its header asks for {wanted}: it was cut off or enlarged")
         return 0
@@ -162,6 +175,8 @@ cdef class MappedFile:
             if seen.lo == boot:
                 break
             self.header.time_namespace = time_namespace
+            # What was written last before the machine went down may be lost: nonces are known from now on only.
+            swap64(&self.header.nonces_since_us, load64(&self.header.nonces_since_us), 0)
             if word_swap(&self.header.clock, seen, wanted):
                 seen = wanted
                 break
@@ -173,7 +188,8 @@ cdef class MappedFile:
     @property
     def geometry(self):
         """The bounds the file was made with."""
-        return {"max_keys": self.header.max_keys, "max_leases": self.header.max_leases, "max_receipts": self.header.max_receipts}
+        return {"max_keys": self.header.max_keys, "max_leases": self.header.max_leases,
+                "max_receipts": self.header.max_receipts, "max_nonces": self.header.max_nonces}
 
     @property
     def created_us(self):

@@ -68,12 +68,29 @@ cdef bint cell_forgettable(const void *context, Word state, Word key) noexcept n
     return n.unit != 0 and cell.at_us < sight.times.now_us and forgettable(&cell, &written, &n, sight.times.now_us)
 
 
-cdef bint receipt_forgettable(const void *context, Word state, Word key) noexcept nogil:
+cdef bint until_forgettable(const void *context, Word state, Word key) noexcept nogil:
     return at_of(state) <= (<const Sight *>context).times.now_us
 
 
 cdef inline Word cell_word(const Cell *cell, const Numbers *n, uint64_t generation) noexcept nogil:
     return bucket_word(cell, n.tag) if n.algorithm == TOKEN_BUCKET else window_word(cell, generation)
+
+
+cdef inline Fence fence_of(Word held) noexcept nogil:
+    """What the file says of how long nonces are held: lo when that changed, hi the milliseconds since and before."""
+    cdef Fence fence
+    fence.since_us = 0
+    fence.widened_us = <int64_t>held.lo
+    fence.span_us = <int64_t>(held.hi >> 32) * 1000
+    fence.before_us = <int64_t><uint32_t>held.hi * 1000
+    return fence
+
+
+cdef inline Word fence_word(const Fence *fence) noexcept nogil:
+    cdef Word held
+    held.lo = <uint64_t>fence.widened_us
+    held.hi = (<uint64_t>((fence.span_us + 999) // 1000) << 32) | <uint64_t>(fence.before_us // 1000)
+    return held
 
 
 @cython.final
@@ -96,12 +113,14 @@ cdef class SharedTable:
     cdef readonly MappedFile file
     cdef readonly Registry registry
     cdef FullCounts full
+    cdef int64_t nonces_full
     cdef object clock
 
     def __cinit__(self, Registry registry not None, *, clock=None):
         if registry.mapped is None:
             raise ValueError("a shared table needs a registry of its mapped file")
         self.registry, self.file, self.clock = registry, registry.mapped, clock
+        self.nonces_since(read_clock(clock, 0))
 
     def __len__(self):
         return self.file.counted(KEYS)
@@ -160,7 +179,7 @@ cdef class SharedTable:
         cdef Hold inline_holds[BLOCK_CHARGES]
         cdef Hold *holds = inline_holds
         cdef Times times
-        if charges.n == 0:
+        if charges.n == 0 and not charges.has_nonce:
             self.read_times(now_us, &times)
             charges.now_us = times.now_us
             charges.admitted = charges.reason is None
@@ -183,6 +202,8 @@ cdef class SharedTable:
         cdef int i
         cdef Charge *charge
         cdef CompiledLimit *c
+        cdef Word nonces_held
+        cdef int64_t nonce_until_us = 0
         self.read_times(now_us, times)
         for i in range(charges.n):
             charge = &charges.items[i]
@@ -193,6 +214,12 @@ cdef class SharedTable:
             if not (degraded and stand_in(charge, c)) and c.algorithm != CONCURRENCY:
                 self.look(charge, &holds[i])
                 self.keep_ahead(holds[i].shared if charge.newcomer else holds[i].seen, now_us, times)
+        if charges.has_nonce and degraded:
+            charges.lacks_store_for_nonce()
+        elif charges.has_nonce:
+            nonces_held = word_load(&self.file.header.nonces_held)
+            nonce_until_us = self.look_at_nonce(charges)
+            self.judge_nonce(charges, nonce_until_us, &nonces_held, times)
         for i in range(charges.n):
             self.refresh(charges, &charges.items[i], times)
         for i in range(charges.n):
@@ -205,9 +232,9 @@ cdef class SharedTable:
             else:
                 self.judge_cell(charge, c, &holds[i], times)
         charges.conclude()
-        if charges.admitted:
-            self.take_all(charges, holds, now_us, times)
-        if not charges.admitted:
+        if charges.taking:
+            self.take_all(charges, holds, now_us, &nonces_held, times)
+        if not charges.taking:
             self.write_refusal(charges, holds, now_us, times)
         self.finish(charges, times)
         return 0
@@ -270,9 +297,88 @@ cdef class SharedTable:
         return slot_candidate(&self.file.regions[KEYS], charge.hash.a, charge.hash.b, cell_forgettable, &sight,
                               &state, &key, &found) != NULL or found == LIVE
 
-    cdef int take_all(self, Charges charges, Hold *holds, object now_us, Times *times) except -1:
-        """Takes every charge that fits, or gives all back."""
-        cdef int i, j
+    # ---- nonces: looked at before all else, and taken last, as the commit -------------------------------------------
+
+    cdef int nonces_since(self, int64_t now_us) noexcept:
+        """Since when nonces are known here. Whoever comes first to a new table, or after a boot, says."""
+        if load64(&self.file.header.nonces_since_us) == 0:
+            swap64(&self.file.header.nonces_since_us, 0, <uint64_t>max(1, now_us))
+        return 0
+
+    cdef int64_t look_at_nonce(self, Charges charges) noexcept:
+        """Until when the nonce is held, 0 where it is not."""
+        cdef Word state, key
+        cdef bint open_end
+        if slot_find(&self.file.regions[NONCES], charges.nonce_hash.a, charges.nonce_hash.b, &state, &key, &open_end) == NULL:
+            return 0
+        return at_of(state)
+
+    cdef int judge_nonce(self, Charges charges, int64_t until_us, Word *held, Times *times) except -1:
+        """`held` was read before the clock; where the window is wider now, all are told, and that is what is held by."""
+        cdef Header *h = self.file.header
+        cdef Fence fence
+        cdef Word wanted
+        self.read_wall(times)
+        self.nonces_since(times.wall_us)
+        while True:
+            fence = fence_of(held[0])
+            if not fence_widen(&fence, charges.nonce.window_us + charges.nonce.skew_us, times.wall_us):
+                break
+            wanted = fence_word(&fence)
+            held[0] = wanted if word_swap(&h.nonces_held, held[0], wanted) else word_load(&h.nonces_held)
+        fence.since_us = <int64_t>load64(&h.nonces_since_us)
+        max64(&h.nonces_us, <uint64_t>times.wall_us)
+        if (charges.judge_nonce(&fence, times.wall_us, <int64_t>load64(&h.nonces_us)) == NONCE_FRESH
+                and until_us > <int64_t>load64(&h.nonces_us)):
+            charges.nonce_refused(NONCE_SEEN)
+        return 0
+
+    cdef int take_nonce(self, Charges charges, const Word *held) noexcept:
+        """The one swap that makes the request an admitted one. Whoever took a nonce for a window that has been widened since
+        gives it back: it would be held for too short."""
+        cdef Slots *nonces = &self.file.regions[NONCES]
+        cdef Hash128 h = charges.nonce_hash
+        cdef Fence fence = fence_of(held[0])
+        cdef Word word = owned_word(charges.nonce_until_us(&fence), h.a ^ h.b)
+        cdef Word state, key
+        cdef Slot *slot
+        cdef Sight sight
+        cdef bint open_end
+        cdef int found
+        sight.times.now_us = <int64_t>load64(&self.file.header.nonces_us)
+        while True:
+            slot = slot_find(nonces, h.a, h.b, &state, &key, &open_end)
+            if slot != NULL and at_of(state) > sight.times.now_us:
+                return charges.nonce_refused(NONCE_SEEN)
+            if slot == NULL:
+                slot = slot_claim(nonces, h.a, h.b, 0, 0, True, until_forgettable, &sight, &state, &key, &found)
+                if slot == NULL and found == NO_ROOM:
+                    self.nonces_full += 1
+                    return charges.nonce_refused(NONCE_FULL)
+            if slot == NULL or not word_swap(&slot.state, state, word):
+                continue
+            if not is_cell(state):
+                self.file.count(NONCES, 1)
+            if same_word(word_load(&self.file.header.nonces_held), held[0]):
+                return NONCE_FRESH
+            if word_swap(&slot.state, word, vacated(word, key)):
+                self.file.count(NONCES, -1)
+            return charges.nonce_refused(NONCE_GONE)
+
+    def give_nonce_back(self, Charges charges not None):
+        """Of a step that was made and is undone: the nonce is as if it had never been used."""
+        cdef Word state, key
+        cdef bint open_end
+        cdef Fence fence = fence_of(word_load(&self.file.header.nonces_held))
+        cdef Slot *slot
+        if charges.taking and charges.has_nonce:
+            slot = slot_find(&self.file.regions[NONCES], charges.nonce_hash.a, charges.nonce_hash.b, &state, &key, &open_end)
+            if slot != NULL and at_of(state) == charges.nonce_until_us(&fence) and word_swap(&slot.state, state, vacated(state, key)):
+                self.file.count(NONCES, -1)
+
+    cdef int take_all(self, Charges charges, Hold *holds, object now_us, const Word *nonces_held, Times *times) except -1:
+        """Takes every charge that fits and then the nonce, or gives all back."""
+        cdef int i, j, taken = charges.n
         cdef Charge *charge
         cdef CompiledLimit *c
         cdef bint late = False
@@ -288,9 +394,12 @@ cdef class SharedTable:
                 self.write(charges, charge, c, &holds[i], True, now_us, times)
             if charge.verdict != FITS and c.enforced:
                 late = True  # it fitted when it was asked, and somebody else came first
+                taken = i
                 break
+        if charges.has_nonce and not late:
+            late = self.take_nonce(charges, nonces_held) != NONCE_FRESH
         if late:
-            for j in range(i):
+            for j in range(taken):
                 if holds[j].took:
                     self.give_back(charges, j, &holds[j], now_us, times)
         charges.conclude()
@@ -527,7 +636,7 @@ cdef class SharedTable:
         while True:
             if slot_find(receipts, h.a, h.b, &state, &key, &open_end) != NULL:
                 return LIVE
-            slot = slot_claim(receipts, h.a, h.b, 0, 0, True, receipt_forgettable, &sight, &state, &key, &found)
+            slot = slot_claim(receipts, h.a, h.b, 0, 0, True, until_forgettable, &sight, &state, &key, &found)
             if slot == NULL:
                 return found
             if word_swap(&slot.state, state, owned_word(expires_us, h.a ^ h.b)):
@@ -597,6 +706,7 @@ cdef class SharedTable:
             "receipts": self.file.counted(RECEIPTS), "max_receipts": h.max_receipts,
             "leases": self.file.counted(PLACES), "max_leases": h.max_leases,
             "full_shared": self.full.shared, "full_denied": self.full.denied, "full_allowed": self.full.allowed,
+            "nonces": self.file.counted(NONCES), "max_nonces": h.max_nonces, "nonces_full": self.nonces_full,
         }
 
 

@@ -11,6 +11,10 @@ cdef class Table:
     cdef KeyTable keys
     cdef KeyTable settled        # receipts that were settled, until they expire: a bound of their own
     cdef int64_t settled_us      # the latest instant a receipt was judged at: a clock that steps back revives none
+    cdef KeyTable nonces         # nonces that were used, until they are stale: a bound of their own
+    cdef int64_t nonces_us       # the latest instant a nonce was judged at: a clock that steps back revives none
+    cdef int64_t nonces_full
+    cdef Fence fence
     cdef readonly Registry registry
     cdef readonly LeaseTable leases
     cdef Cell *shared            # per limit identity: the bucket that newcomers share when the table is full
@@ -19,22 +23,27 @@ cdef class Table:
     cdef FullCounts full
 
     def __cinit__(self, Registry registry not None, *, int64_t max_keys=1_000_000, int64_t max_leases=65_536,
-                  int64_t max_receipts=1_000_000, clock=None):
+                  int64_t max_receipts=1_000_000, int64_t max_nonces=1_000_000, clock=None):
         if not 1 <= max_keys <= 1_000_000_000:
             raise ValueError(f"max_keys must be from 1 to 1_000_000_000, not {max_keys}")
         if not 1 <= max_leases <= 10_000_000:
             raise ValueError(f"max_leases must be from 1 to 10_000_000, not {max_leases}")
         if not 1 <= max_receipts <= 1_000_000_000:
             raise ValueError(f"max_receipts must be from 1 to 1_000_000_000, not {max_receipts}")
+        if not 1 <= max_nonces <= 1_000_000_000:
+            raise ValueError(f"max_nonces must be from 1 to 1_000_000_000, not {max_nonces}")
         self.registry = registry
         self.leases = LeaseTable(max_leases)
         self.clock = clock
-        if not table_open(&self.keys, max_keys) or not table_open(&self.settled, max_receipts):
-            raise MemoryError(f"no memory for max_keys={max_keys} and max_receipts={max_receipts}")
+        self.fence.since_us = read_clock(clock, 0)
+        if not (table_open(&self.keys, max_keys) and table_open(&self.settled, max_receipts)
+                and table_open(&self.nonces, max_nonces)):
+            raise MemoryError(f"no memory for max_keys={max_keys}, max_receipts={max_receipts} and max_nonces={max_nonces}")
 
     def __dealloc__(self):
         table_close(&self.keys)
         table_close(&self.settled)
+        table_close(&self.nonces)
         PyMem_Free(self.shared)
 
     def __len__(self):
@@ -72,7 +81,7 @@ cdef class Table:
 
     cdef int step(self, Charges charges, int64_t now_us, bint degraded) except -1:
         charges.now_us = now_us
-        if charges.n == 0:
+        if charges.n == 0 and not charges.has_nonce:
             charges.admitted = charges.reason is None
             return 0
         cdef bint collecting = False
@@ -82,8 +91,12 @@ cdef class Table:
             charges.ids()
             collecting = PyGC_Disable()
         try:
+            if charges.has_nonce:
+                self.look_at_nonce(charges, now_us, degraded)
             self.look(charges, now_us, degraded)
             charges.conclude()
+            if charges.taking and charges.has_nonce:
+                self.take_nonce(charges)
             self.commit(charges, now_us)
         finally:
             if collecting:
@@ -105,6 +118,48 @@ cdef class Table:
             memset(&self.shared[self.shared_room], 0, (identities - self.shared_room) * sizeof(Cell))
             self.shared_room = identities
         return 0
+
+    # ---- nonces: looked at first, taken only when all else is admitted ----------------------------------------------
+
+    cdef int look_at_nonce(self, Charges charges, int64_t now_us, bint degraded) noexcept:
+        cdef Cell *cell
+        if degraded:
+            charges.lacks_store_for_nonce()
+            return 0
+        self.nonces_us = max(now_us, self.nonces_us)
+        fence_widen(&self.fence, charges.nonce.window_us + charges.nonce.skew_us, now_us)
+        if charges.judge_nonce(&self.fence, now_us, self.nonces_us) == NONCE_FRESH:
+            cell = table_find(&self.nonces, charges.nonce_hash.a, charges.nonce_hash.b)
+            if cell != NULL and cell.at_us > self.nonces_us:
+                charges.nonce_refused(NONCE_SEEN)
+        return 0
+
+    cdef int take_nonce(self, Charges charges) except -1:
+        """Takes the nonce of a request that is admitted. Full means refused: what is held is never dropped for it."""
+        cdef Hash128 h = charges.nonce_hash
+        cdef Cell *cell = table_find(&self.nonces, h.a, h.b)
+        if cell == NULL:
+            if self.nonces.count >= self.nonces.max_cells:
+                table_sweep(&self.nonces, self.registry.items, self.nonces_us, SWEEP_SLOTS_FULL)
+            if self.nonces.count >= self.nonces.max_cells:
+                self.nonces_full += 1
+                charges.nonce_refused(NONCE_FULL)
+                charges.conclude()
+                return 0
+            cell = table_insert(&self.nonces, h.a, h.b)
+        cell.numbers = 0
+        cell.low = cell.high = 0
+        cell.at_us = charges.nonce_until_us(&self.fence)
+        table_sweep(&self.nonces, self.registry.items, self.nonces_us, SWEEP_SLOTS)
+        return 0
+
+    def give_nonce_back(self, Charges charges not None):
+        """Of a step that was made and is undone: the nonce is as if it had never been used."""
+        cdef Cell *cell
+        if charges.taking and charges.has_nonce:
+            cell = table_find(&self.nonces, charges.nonce_hash.a, charges.nonce_hash.b)
+            if cell != NULL and cell.at_us == charges.nonce_until_us(&self.fence):
+                cell.at_us = 0
 
     cdef int look(self, Charges charges, int64_t now_us, bint degraded) except -1:
         """Brings a copy of every state to now and asks it. Writes nothing."""
@@ -244,7 +299,7 @@ cdef class Table:
                     self.leases.take(charge_address(charge), charges.ids()[i], now_us + c.ttl_us, charge.cost, now_us)
                     charge.state.low += <uint64_t>charge.cost
                 continue
-            if charge_state(charge, c, &self.registry.items[charge.numbers], charges.admitted, now_us):
+            if charge_state(charge, c, &self.registry.items[charge.numbers], charges.taking, now_us):
                 inserted += charge.newcomer
                 self.write(charge)
         if inserted:
@@ -341,6 +396,7 @@ cdef class Table:
             "keys": self.keys.count, "max_keys": self.keys.max_cells, "size_bytes": self.keys.size_bytes,
             "receipts": self.settled.count, "max_receipts": self.settled.max_cells, "leases": self.leases.count, "max_leases": self.leases.max_leases, "full_shared": self.full.shared,
             "full_denied": self.full.denied, "full_allowed": self.full.allowed,
+            "nonces": self.nonces.count, "max_nonces": self.nonces.max_cells, "nonces_full": self.nonces_full,
         }
 
 

@@ -21,13 +21,18 @@ def compile_policy(
     policy: Policy, registry: Registry, prices: PriceGuard | None = None, under: str | None = None
 ) -> CompiledPolicy:
     """The policy resolved once, for one store's registry. `under`: as for CompiledPolicy, a throttle's prefix."""
-    matcher = Matcher(policy.limits)
+    limits, replay = with_throttles(policy), None
+    if policy.replay is not None:
+        one = policy.replay
+        limits = (*limits, *one.bounds)
+        replay = one.required, one.window_us, one.future_skew_us, one.when_store_fails == "allow"
+    matcher = Matcher(limits)
     guard = None
     if policy.size is not None:
         guard = partial(check_size, policy.size)
     return CompiledPolicy(
         registry,
-        with_throttles(policy),
+        limits,
         select=None if matcher.unconditional else matcher.match,
         guard=guard,
         price=prices.check if prices is not None else None,
@@ -35,8 +40,9 @@ def compile_policy(
         normalise=normalise,
         windows=[
             None if limit.align is None else partial(window_of, align=limit.align, timezone=limit.timezone or "UTC")
-            for limit in policy.limits
+            for limit in limits
         ],
         ipv6_prefix=policy.identity.ipv6_prefix,
         under=under,
+        replay=replay,
     )

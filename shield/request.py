@@ -25,7 +25,8 @@ class Nonce(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A value that may be used once, and the Unix time in seconds at which the client made it."""
 
     value: str | None = None
-    timestamp: int | float | None = None
+    timestamp: int | float | str | None = None
+    """A number. Text is what a client said and no number: it is refused, as any other malformed value."""
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

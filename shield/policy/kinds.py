@@ -115,7 +115,6 @@ class Table:
     title: str
     doc: str
     keys: tuple[Key, ...]
-    later: tuple[str, ...] = ()  # keys that a later version will know
     may_be_empty: bool = True
     type_name: str = "table"
     _by_name: dict[str, Key] = field(init=False, compare=False, repr=False, default_factory=dict)
@@ -158,9 +157,6 @@ class Table:
 
     def _unknown(self, name: object, path: str, report: Report) -> None:
         at = join(path, name)
-        if name in self.later:
-            report.add(at, "this version of Shield does not have it yet; allowed: leave it out")
-            return
         near = suggestion(name, [key.name for key in self.keys])
         report.add(at, f"unknown key{near}; allowed: {', '.join(key.name for key in self.keys)}")
 

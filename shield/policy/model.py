@@ -21,6 +21,7 @@ from shield.graphql.pricer import Dialect
 
 if TYPE_CHECKING:
     from shield.graphql.schema import Schema
+    from shield.policy.replay import ReplayGuard
 
 from shield.policy.abuse import Blocks, Events
 from shield.policy.detector import Detector
@@ -198,6 +199,7 @@ class Policy:
     limits: tuple[Limit, ...] = ()
     size: SizeGuard | None = None
     graphql: GraphQLGuard | None = field(default=None, metadata=LATE)
+    replay: ReplayGuard | None = field(default=None, metadata=LATE)
     idempotency: IdempotencyGuard | None = field(default=None, metadata=LATE)
     detectors: tuple[Detector, ...] = field(default=(), metadata=LATE)
     blocks: Blocks = field(default=Blocks(), metadata=LATE)

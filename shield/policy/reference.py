@@ -29,17 +29,10 @@ suffix `.toml`, `.yaml`, `.yml` or `.json`. It holds at most {MAX_BYTES:,} bytes
 keys that are there twice, YAML aliases and merge keys.
 """
 
-_TAIL = """## Not in this version
-
-{later} are refused with an error that says so: a policy that relies on them must not look as if it were enforced.
-"""
-
 
 def render() -> str:
     """The whole reference, ending in a newline."""
-    sections = [_HEAD, *(_section(heading, table) for heading, table in _tables())]
-    sections.append(_TAIL.format(later=", ".join(f"`{name}`" for name in _later())))
-    return "\n".join(sections)
+    return "\n".join([_HEAD, *(_section(heading, table) for heading, table in _tables())])
 
 
 def _tables() -> Iterator[tuple[str, Table]]:
@@ -52,6 +45,7 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "`plans` of a limit", schema.PLAN
     yield "`[guard.size]`", schema.SIZE
     yield "`[guard.graphql]`", schema.GRAPHQL
+    yield "`[guard.replay]`", schema.REPLAY
     yield "`[guard.idempotency]`", schema.IDEMPOTENCY
     yield "`[[detector]]`", DETECTOR
     yield "`on` and `failing` of a detector", CONDITION
@@ -110,12 +104,6 @@ def _toml(value: Any) -> str:
 def _prose(text: str) -> str:
     """Text whose angle and curly brackets Markdown leaves alone."""
     return text.replace("<", "&lt;").replace("[", "\\[").replace("]", "\\]").replace("*", "\\*").replace("_", "\\_")
-
-
-def _later() -> Iterator[str]:
-    for prefix, table in (("", schema.POLICY), ("identity.", schema.IDENTITY), ("guard.", schema.GUARD)):
-        for name in table.later:
-            yield prefix + name
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from shield.policy.idempotency_schema import idempotency_table
 from shield.policy.identity_schema import API_KEYS, JWT_LIST
 from shield.policy.kinds import Key, ListOf, MapOf, RawList, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
+from shield.policy.replay_schema import replay_table
 from shield.policy.report import suggestion
 from shield.policy.scalars import Scalar, Wrong
 from shield.request import MAX_COST
@@ -310,6 +311,7 @@ SIZE = Table(
 )
 
 GRAPHQL = graphql_table(MATCH)
+REPLAY = replay_table(MATCH)
 IDEMPOTENCY = idempotency_table(MATCH)
 
 GUARD = Table(
@@ -318,9 +320,9 @@ GUARD = Table(
     (
         Key("size", SIZE, "Body size and content type.", default_doc="no check"),
         Key("graphql", GRAPHQL, "Cost and structure of GraphQL operations.", default_doc="no check"),
+        Key("replay", REPLAY, "Nonces: a request is let through once.", default_doc="no check"),
         Key("idempotency", IDEMPOTENCY, "Retried writes that happen once.", default_doc="keys mean nothing"),
     ),
-    later=("replay",),
 )
 
 POLICY = Table(
@@ -342,7 +344,12 @@ POLICY = Table(
         Key("settle_within", scalars.duration("1s", "24h"), "How long a receipt can be settled.", default="5m"),
         Key("identity", IDENTITY, "See [identity].", default_doc="its defaults"),
         Key("limit", TableList(LIMIT, MAX_LIMITS), "See [[limit]].", default=[]),
-        Key("guard", GUARD, "See [guard.size], [guard.graphql] and [guard.idempotency].", default_doc="no guards"),
+        Key(
+            "guard",
+            GUARD,
+            "See [guard.size], [guard.graphql], [guard.replay] and [guard.idempotency].",
+            default_doc="no guards",
+        ),
         Key("detector", RawList(TableList(DETECTOR, MAX_DETECTORS)), "See [[detector]].", default=[]),
         Key("blocks", BLOCKS, "See [blocks].", default_doc="its defaults"),
         Key("events", EVENTS, "See [events].", default_doc="none"),

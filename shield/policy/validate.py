@@ -30,6 +30,7 @@ from shield.policy.model import (
     Policy,
     SizeGuard,
 )
+from shield.policy.replay import replay_of
 from shield.policy.report import REFUSED, Report, join
 from shield.rate import Rate, parse_duration
 
@@ -90,6 +91,7 @@ def _policy(tree: object, report: Report, directory: str | None, read: Read) -> 
     guard = values["guard"]
     size = _size(guard)
     graphql = graphql_of(guard if guard in (None, REFUSED) else guard["graphql"], limits, report, read)
+    replay = replay_of(guard if guard in (None, REFUSED) else guard["replay"], report)
     idempotency = idempotency_of(guard if guard in (None, REFUSED) else guard["idempotency"], report)
     detectors = read_detectors(values["detector"], report)
     blocks, events = blocks_of(values["blocks"]), events_of(values["events"])
@@ -104,6 +106,7 @@ def _policy(tree: object, report: Report, directory: str | None, read: Read) -> 
         limits=tuple(limit for limit in limits if identity.failures is None or limit.name != IDENTITY_FAILURES),
         size=size,
         graphql=graphql,
+        replay=replay,
         idempotency=idempotency,
         detectors=detectors,
         blocks=blocks or Blocks(),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # What of a store's counts goes up and down; everything else it counts only grows.
 GAUGES: Final = frozenset(
-    {"keys", "max_keys", "size_bytes", "leases", "max_leases", "receipts", "max_receipts"}
+    {"keys", "max_keys", "size_bytes", "leases", "max_leases", "receipts", "max_receipts", "nonces", "max_nonces"}
     | {"idempotency_keys", "idempotency_bytes"}
     | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
     | {"identity_tokens_cached", "identity_api_keys", "turns_waiting"}

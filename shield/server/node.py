@@ -34,7 +34,7 @@ HOST_WIDE: Final = frozenset(
     {"identity_api_keys", "blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing"}
 )
 TABLE_WIDE: Final = frozenset(
-    {"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases"}
+    {"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases", "nonces", "max_nonces"}
 ) | {"idempotency_keys", "idempotency_bytes"}
 
 

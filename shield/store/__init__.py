@@ -138,6 +138,7 @@ def open_store(url: str, *, clock: Clock | None = None) -> Store:
                 max_keys=parts.options.whole(1, 1_000_000_000),
                 max_leases=parts.options.whole(1, 10_000_000),
                 max_receipts=parts.options.whole(1, 1_000_000_000),
+                max_nonces=parts.options.whole(1, 1_000_000_000),
             ),
             clock=clock,
         )

@@ -35,8 +35,10 @@ _HEAD: Final = b"$7\r\nEVALSHA\r\n" + bulk(CHECK.sha)
 _AS_BEFORE: Final = (bulk(b""), bulk(b""))
 
 TAKEN: Final = 1
-Outcome = tuple[int, int, list[int]]
-"""Of one request: the instant, its status, and five numbers for each of its charges."""
+Outcome = tuple[int, int, list[int], int]
+"""Of one request: the instant, its status, five numbers for each of its charges, and after how many microseconds its
+nonce is right, 0 where that is not a matter of waiting.
+"""
 Late = Callable[[Step, Outcome], None]
 
 
@@ -85,11 +87,22 @@ class Batch(Call):
         self._owner.failed(self.asked, error)
 
 
+def _width(step: Step) -> int:
+    """How many numbers of a reply speak of one request."""
+    return 1 + (step.nonce is not None) + OUTCOME * len(step.shape)
+
+
 class Batcher:
     """What waits to be written, and what its answers mean. It belongs to one event loop."""
 
     def __init__(
-        self, link: Link, *, slack_ms: int, max_waiting: int, late: Late, around_us: Callable[[bytes], int]
+        self,
+        link: Link,
+        *,
+        slack_ms: int,
+        max_waiting: int,
+        late: Late,
+        around_us: Callable[[bytes], int],
     ) -> None:
         self._link = link
         self._slack = bulk(struct.pack("<d", slack_ms))
@@ -180,6 +193,9 @@ class Batcher:
             else:
                 arguments += (mine, step.packed_costs())
             shape, costs = mine, step.costs
+            if step.nonce is not None:
+                keys += step.nonce.keys
+                arguments += (step.nonce.facts, bulk(step.nonce.owner))
             if step.lease_ids:
                 arguments += [bulk(lease_id.encode()) for lease_id in step.lease_ids]
         count = 3 + len(keys) + len(arguments)
@@ -206,13 +222,14 @@ class Batcher:
         """
         if isinstance(reply, Exception):
             self.failed(batch, translate(reply))
-        elif type(reply) is not list or len(reply) != 1 + sum(1 + OUTCOME * len(one.step.shape) for one in batch):
+        elif type(reply) is not list or len(reply) != 1 + sum(_width(one.step) for one in batch):
             self.failed(batch, StoreProtocolError("the store answered a check with something else"))
         else:
             now_us, at = reply[0], 1
             for asked in batch:
-                end = at + 1 + OUTCOME * len(asked.step.shape)
-                outcome = (now_us, reply[at], reply[at + 1 : end])
+                end = at + _width(asked.step)
+                first = end - OUTCOME * len(asked.step.shape)
+                outcome = (now_us, reply[at], reply[first:end], reply[at + 1] if first > at + 1 else 0)
                 at = end
                 if not confirmed and outcome[1] == TAKEN and not asked.future.done():
                     asked.future.set_exception(StoreError(UNCONFIRMED))

@@ -20,10 +20,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
+from shield.store.batch import Outcome
 from shield.store.greeting import introduction, version_of
 from shield.store.instants import Instants
 from shield.store.lane import Moved, Unsettled
-from shield.store.late import Outcome, settle_command, what_it_took
+from shield.store.late import settle_command, what_it_took
 from shield.store.lua import RELEASE
 from shield.store.naming import slot_of
 from shield.store.parts import Keys, before, by_slot, join, settlements, together
@@ -265,7 +266,7 @@ class Cluster:
             if step.alone:
                 raise
             self._counts["split_steps"] += 1
-            each: list[tuple[int, Keys]] = [(step.slot, (key,)) for key in range(len(step.cells))]
+            each: list[tuple[int, Keys]] = [(step.slot, (key,)) for key in step.keys_in_order()]
             return await self._decide_parts(step, each, deadline, alone=True)
 
     async def _decide_parts(

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from shield.policy.model import Numbers
-from shield.store.steps import OUTCOME, Form, Step, aged
+from shield.store.aging import aged
+from shield.store.steps import OUTCOME, Form, Step
 
 # The bound on how long another node's refund may go unseen, and so on how rarely an attacked key asks: once a second.
 LONGEST_US: Final = 1_000_000

@@ -1,14 +1,16 @@
-"""What every new connection asks first, and which answers end it: the scripts are loaded, the server is a primary, and
-the states it holds are of this release's layout. A connection that may carry a check has passed all of it.
+"""What every new connection asks first, and which answers end it: the scripts are loaded, the server is a primary, the
+states it holds are of this release's layout, and a server that may have lost nonces has said so. A connection that may
+carry a check has passed all of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from shield.errors import StoreError, StoreProtocolError
 from shield.store.lane import Greeting
-from shield.store.lua import SCRIPTS, Script
+from shield.store.lua import GREET, SCRIPTS, Script
 from shield.store.resp import encode
 from shield.store.steps import VERSION
 
@@ -22,11 +24,14 @@ ACL_RULES: Final = (
 )
 
 
-def greeting(version_key: bytes) -> list[Greeting]:
-    """The commands for a server that holds everything, each with what judges its reply, by raising."""
+def greeting(version_key: bytes, fence_key: bytes, instant: Callable[[], bytes]) -> list[Greeting]:
+    """The commands for a server that holds everything, each with what judges its reply, by raising. `instant`: what
+    time scripts are told it is.
+    """
     return [
         *introduction(),
         *version_of(version_key),
+        (lambda: encode((b"EVAL", GREET.text, b"1", fence_key, instant())), _fenced),
     ]
 
 
@@ -35,7 +40,7 @@ def introduction() -> list[Greeting]:
     return [*((load_command(script), _loaded) for script in SCRIPTS), (encode((b"ROLE",)), _is_primary)]
 
 
-def version_of(version_key: bytes) -> list[Greeting]:
+def version_of(version_key: bytes) -> list[tuple[bytes, Callable[[Any], None]]]:
     """What is asked of the server that knows which layout the states have."""
     return [
         (encode((b"SET", version_key, b"%d" % VERSION, b"NX")), _written),
@@ -51,6 +56,11 @@ def load_command(script: Script) -> bytes:
 def _loaded(reply: Any) -> None:
     if isinstance(reply, Exception):
         raise reply
+
+
+def _fenced(reply: Any) -> None:
+    if isinstance(reply, Exception):
+        raise StoreError(f"the server cannot say since when it knows nonces: {reply}")
 
 
 def _is_primary(reply: Any) -> None:

@@ -52,8 +52,8 @@ BACKOFF_S: Final = (0.01, 1.0)
 SETTLED_S: Final = 1.0
 
 Late = Callable[[Any, Any], None]
-Greeting = tuple[bytes, Callable[[Any], None]]
-"""A command that is sent when a connection comes up, and what judges its reply, by raising."""
+Greeting = tuple[bytes | Callable[[], bytes], Callable[[Any], None]]
+"""A command that is sent when a connection comes up, or what makes it then, and what judges its reply, by raising."""
 
 
 class ScriptMissing(StoreError):
@@ -274,7 +274,8 @@ class Lane:
     async def _greet(self, connection: Transport) -> None:
         await connection.connect()
         for payload, _ in self._greeting:
-            await connection.send_packed_command(payload, check_health=False)
+            command = payload if isinstance(payload, bytes) else payload()
+            await connection.send_packed_command(command, check_health=False)
         for _, accept in self._greeting:
             try:
                 reply = await connection.read_response(disconnect_on_error=False)

@@ -12,13 +12,14 @@ from typing import Any, TypeGuard
 
 from shield.errors import StoreError
 from shield.store import Settlement, SettlementEntry
+from shield.store.batch import Outcome
 from shield.store.link import Link
 from shield.store.lua import RELEASE, SETTLE
 from shield.store.resp import evalsha
-from shield.store.steps import OUTCOME, PLACES, UNDO, Forms, Step, pack_settle
+from shield.store.settling import pack_settle
+from shield.store.steps import OUTCOME, PLACES, UNDO, Forms, Step
 
 TAKEN, FITS, SETTLED = 1, 0, 1
-Outcome = tuple[int, int, list[int]]
 
 
 class LateReplies:
@@ -79,12 +80,12 @@ class LateReplies:
 def what_it_took(
     forms: Forms, step: Step, outcome: Outcome, *, but_penalties: bool = False
 ) -> tuple[Settlement | None, list[tuple[bytes, bytes]]]:
-    """What a step that took would have to give back: units, and places as (key, lease id). `but_penalties`: not what
-    its limits take from a refused request as well.
+    """What a step that took would have to give back: units, and its nonce and places as (key, whose it is).
+    `but_penalties`: not what its limits take from a refused request as well.
     """
-    now_us, _, states = outcome
+    now_us, _, states, _ = outcome
     entries = []
-    places = []
+    places = [] if step.nonce is None else [(step.nonce.name, step.nonce.owner)]
     for i in range(len(step.shape)):
         bucket = step.charges.bucket(step.of[i])
         form = forms.of(bucket.limit)

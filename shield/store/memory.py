@@ -15,10 +15,14 @@ DEFAULT_MAX_KEYS = 1_000_000
 DEFAULT_MAX_LEASES = 65_536
 # Receipts that were settled and have not expired: at the default 5 minutes, 3,300 reports a second. 57 bytes each.
 DEFAULT_MAX_RECEIPTS = 1_000_000
+# Nonces that were used and are not stale: at a window of 5 minutes, 2,700 requests with one a second. 57 bytes each.
+DEFAULT_MAX_NONCES = 1_000_000
 
 
 class MemoryStore(TableStore):
-    """`memory://?max_keys=1000000&max_leases=65536&max_receipts=1000000`: buckets that end with this process."""
+    """`memory://?max_keys=1000000&max_leases=65536&max_receipts=1000000&max_nonces=1000000`: buckets that end with this
+    process.
+    """
 
     name = "memory"
     table: Table
@@ -29,6 +33,7 @@ class MemoryStore(TableStore):
         max_keys: int = DEFAULT_MAX_KEYS,
         max_leases: int = DEFAULT_MAX_LEASES,
         max_receipts: int = DEFAULT_MAX_RECEIPTS,
+        max_nonces: int = DEFAULT_MAX_NONCES,
         clock: Clock | None = None,
         registry: Registry | None = None,
     ) -> None:
@@ -36,5 +41,10 @@ class MemoryStore(TableStore):
         self.secret = os.urandom(32)
         self.keys = MemoryRecords()
         self.table = Table(
-            self.registry, max_keys=max_keys, max_leases=max_leases, max_receipts=max_receipts, clock=clock
+            self.registry,
+            max_keys=max_keys,
+            max_leases=max_leases,
+            max_receipts=max_receipts,
+            max_nonces=max_nonces,
+            clock=clock,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import itertools
 from hashlib import blake2b
 from typing import Final
 
@@ -16,6 +17,9 @@ TAG_BYTES: Final = 6
 TAG_CHARS: Final = 8
 SLOTS: Final = 16384
 _URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+
+_tags: dict[int, bytes] = {}
+_numbers = itertools.count()
 
 
 def slug(raw: bytes) -> bytes:
@@ -99,6 +103,15 @@ def _value(partition: bytes, index: int) -> bytes:
     for _ in range(index):
         at += 4 + int.from_bytes(partition[at : at + 4], "little")
     return partition[at + 4 : at + 4 + int.from_bytes(partition[at : at + 4], "little")]
+
+
+def tag_in(slot: int) -> bytes:
+    """The same tag for a slot everywhere: the lowest number, in decimal digits, that lies in it."""
+    while slot not in _tags:
+        number = next(_numbers)
+        tag = b"%0*d" % (TAG_CHARS, number)
+        _tags.setdefault(slot_of(tag), tag)
+    return _tags[slot]
 
 
 def slot_of(key: bytes) -> int:

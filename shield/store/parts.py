@@ -11,24 +11,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from shield.store import Settlement, SettlementEntry
-from shield.store.late import FITS, Outcome
+from shield.store.aging import aged
+from shield.store.batch import Outcome
+from shield.store.late import FITS
 from shield.store.naming import slot_of
-from shield.store.primary import FULL, REFUSED, TAKEN
-from shield.store.steps import OUTCOME, Forms, Step, aged
+from shield.store.primary import FULL, REFUSED, TAKEN, USED
+from shield.store.steps import OUTCOME, Forms, Step
 
 Keys = tuple[int, ...]
 """Some of a step's keys, by number, ascending."""
 
 
 def by_slot(step: Step) -> list[tuple[int, Keys]]:
-    """(slot, its keys), the slot of the tenant last; where there is none, the one with most keys."""
+    """(slot, its keys), the slot of the tenant or the nonce last; where there is neither, the one with most keys."""
     slots: dict[int, list[int]] = {}
     last, weight = -1, -1
     for i, cell in enumerate(step.cells):
         slots.setdefault(slot_of(cell), []).append(i)
     for slot, keys in slots.items():
         of_a_tenant = any(step.shape.keys[key][1].names.of_a_tenant for key in keys)
-        if (mine := len(keys) + (len(step.cells) if of_a_tenant else 0)) > weight:
+        commits = of_a_tenant or (step.nonce is not None and step.nonce_key in keys)
+        if (mine := len(keys) + (len(step.cells) if commits else 0)) > weight:
             last, weight = slot, mine
     ordered = sorted(slot for slot in slots if slot != last)
     return [(slot, tuple(slots[slot])) for slot in (*ordered, last)]
@@ -36,11 +39,11 @@ def by_slot(step: Step) -> list[tuple[int, Keys]]:
 
 def before(part: Step, outcome: Outcome) -> Outcome:
     """What a part that took and gave back has to tell: its states as they were before it took."""
-    now_us, status, states = outcome[0], outcome[1], list(outcome[2])
+    now_us, status, states, retry_us = outcome[0], outcome[1], list(outcome[2]), outcome[3]
     for i in range(len(part.shape)):
         if states[OUTCOME * i] == FITS and not part.shape.penalised(i):
             states[OUTCOME * i + 1] -= part.costs[i]
-    return now_us, status, states
+    return now_us, status, states, retry_us
 
 
 def join(step: Step, parts: Sequence[tuple[Step, Outcome]]) -> Outcome:
@@ -48,14 +51,18 @@ def join(step: Step, parts: Sequence[tuple[Step, Outcome]]) -> Outcome:
     now_us = max(outcome[0] for _, outcome in parts)
     kinds = [outcome[1] for _, outcome in parts]
     status = REFUSED if REFUSED in kinds or step.shape.refused else FULL if FULL in kinds else TAKEN
+    retry_us = 0
+    for _, outcome in parts:
+        if outcome[1] >= USED:  # the nonce comes before every limit
+            status, retry_us = outcome[1], outcome[3]
     whole = [0] * (OUTCOME * len(step.shape))
     where = {charge: i for i, charge in enumerate(step.of)}
-    for part, (_, _, states) in parts:
+    for part, (_, _, states, _) in parts:
         for i, charge in enumerate(part.of):
             at = OUTCOME * where[charge]
             state = tuple(states[OUTCOME * i : OUTCOME * (i + 1)])
             whole[at : at + OUTCOME] = aged(state, part.shape.form(i), part.shape.numbers(i), now_us)
-    return now_us, status, whole
+    return now_us, status, whole, retry_us
 
 
 def settlements(forms: Forms, settlement: Settlement) -> list[Settlement]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
 from shield.store.batch import Batcher, Outcome
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # What check.lua begins its answers with.
 REFUSED, TAKEN, FULL, MISPLACED, FOREIGN = 0, 1, 2, 3, 4
+USED, TOO_OLD, TOO_EARLY, LOST = 5, 6, 7, 8  # of the nonce
+ANSWERS: Final = (REFUSED, TAKEN, FULL, USED, TOO_OLD, TOO_EARLY, LOST)
 
 
 class Primary:
@@ -129,7 +131,7 @@ class Primary:
                 async with self._until(deadline):
                     await self._reload()
                 outcome = await self._try(step, deadline, around_us, asking)
-            if outcome[1] in (REFUSED, TAKEN, FULL):
+            if outcome[1] in ANSWERS:
                 return outcome
             if outcome[1] != MISPLACED:
                 raise StoreProtocolError(_foreign(step, outcome))
@@ -217,8 +219,13 @@ class Primary:
         await asyncio.gather(*[self.link.request(load_command(script)) for script in SCRIPTS])
 
 
+def nonce_verdict(status: int) -> int:
+    """What a status of check.lua says of a request's nonce, in the words of `Charges.resolve`."""
+    return max(0, status + 1 - USED)
+
+
 def _foreign(step: Step, outcome: Outcome) -> str:
-    _, status, states = outcome
+    _, status, states, _ = outcome
     if status != FOREIGN or type(states[0]) is not int or not 1 <= states[0] <= len(step.cells):
         return "the store answered a check with something else"
     key = step.cells[states[0] - 1].split(b"\r\n")[1].decode()

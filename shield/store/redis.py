@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from shield.errors import ReceiptError, StoreError, StoreProtocolError
 from shield.store import Lease, Settlement
+from shield.store.batch import Outcome
 from shield.store.block_log import BlockLog
 from shield.store.cluster import Cluster
 from shield.store.denials import Denials
@@ -23,11 +24,12 @@ from shield.store.greeting import greeting
 from shield.store.heartbeat import Heartbeat
 from shield.store.instants import Instants
 from shield.store.lane import Unsettled
-from shield.store.late import Outcome, settle_command
+from shield.store.late import settle_command
 from shield.store.lua import RELEASE
 from shield.store.naming import slot_of
+from shield.store.nonce_key import fence_key
 from shield.store.parts import settlements, together
-from shield.store.primary import FULL, MISPLACED, REFUSED, Primary
+from shield.store.primary import FULL, MISPLACED, REFUSED, Primary, nonce_verdict
 from shield.store.resp import bulk, encode, evalsha
 from shield.store.steps import MARKED, ONCE, OUTCOME, Forms, Step
 from shield.store.target import describe, parse_redis_url
@@ -110,7 +112,7 @@ class RedisStore:
                 self._instants,
                 where=target.where,
                 forget=self._forget,
-                greeting=greeting(self._forms.version_key),
+                greeting=greeting(self._forms.version_key, fence_key(self._forms.naming), self._instants.wire),
                 breaker=breaker,
             )
         self._heart = Heartbeat(self._forms.own_key("nodes"), self._servers.ask)
@@ -209,9 +211,10 @@ class RedisStore:
                 charges.resolve(known.now_us, known.states)
                 return
         try:
-            now_us, status, states = await self._servers.decide(step)
+            now_us, status, states, retry_us = await self._servers.decide(step)
+            outcomes = [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)]
             try:
-                charges.resolve(now_us, [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)])
+                charges.resolve(now_us, outcomes, nonce_verdict(status), retry_us)
             except (TypeError, ValueError, OverflowError):
                 raise StoreProtocolError("the store answered a check with numbers that make no sense") from None
         except StoreError:
@@ -309,5 +312,4 @@ class RedisStore:
 
 def _may_be_known(charges: Charges) -> bool:
     """Nonces and idempotency keys are to be spent or found, also by a request that is refused."""
-    request = charges.request
-    return request.nonce is None and request.idempotency is None
+    return charges.nonce_facts is None and charges.request.idempotency is None

@@ -1,6 +1,6 @@
 """The store of one host: one exact table in a mapped file, for any number of processes at once.
 
-`shared://NAME?max_keys=1000000&max_leases=65536&max_receipts=250000&dir=/dev/shm`
+`shared://NAME?max_keys=1000000&max_leases=65536&max_receipts=125000&max_nonces=125000&dir=/dev/shm`
 
 The table is one file, `shield-NAME.table`, in `dir`: /dev/shm, or where there is none $XDG_RUNTIME_DIR or the directory
 for temporary files. It is made by the first process that asks for it, with mode 0600, all of its size at once, and it

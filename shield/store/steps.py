@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from shield.policy import calendar
 from shield.policy.model import CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, Limit, Numbers
 from shield.store.naming import Names, Naming
+from shield.store.nonce_key import NonceKey, nonce_key
 from shield.store.resp import bulk
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ BUCKET, SLIDING, FIXED, CALENDAR, PLACES = 1, 2, 3, 4, 5
 ENFORCED, COUNT_DENIED = 1, 2
 # How a settlement is made, see settle.lua.
 UNDO, ONCE, MARKED = 0, 1, 2
+# How a request is decided, see check.lua: the sum of these.
+REFUSED, WITH_NONCE = 1, 2
 MAX_EXACT: Final = 2**53 - 1
 # What the scripts' arithmetic is exact for; the loader of policies allows no more.
 MAX_PERIOD_US: Final = 2**42
@@ -47,7 +50,7 @@ _KINDS: Final = {TOKEN_BUCKET: BUCKET, SLIDING_WINDOW: SLIDING, FIXED_WINDOW: FI
 
 
 @lru_cache(maxsize=256)
-def _doubles(count: int) -> Struct:
+def doubles(count: int) -> Struct:
     return Struct(f"<{count}d")
 
 
@@ -134,6 +137,7 @@ class Shape:
         "_calendars",
         "_described",
         "_from_us",
+        "_mode",
         "_parts",
         "_to_us",
         "_wire",
@@ -144,9 +148,10 @@ class Shape:
         "refused",
     )
 
-    def __init__(self, described: Sequence[Described], refused: bool) -> None:
+    def __init__(self, described: Sequence[Described], refused: bool, nonce: bool = False) -> None:
         self._described = described
         self.refused = refused
+        self._mode = (REFUSED if refused else 0) + (WITH_NONCE if nonce else 0)
         groups: dict[tuple[str, ...], int] = {}
         self.keys: list[tuple[int, Form]] = []
         """For each key of the request: which of its partitions it is made of, and a form that knows its name."""
@@ -176,22 +181,22 @@ class Shape:
                 if flags & ENFORCED and form.kind != PLACES
             ]
         self._calendars = [form for form, _, _ in described if form.kind == CALENDAR]
-        self._parts: dict[tuple[tuple[int, ...], bool], tuple[Shape, tuple[int, ...]]] = {}
+        self._parts: dict[tuple[tuple[int, ...], bool, bool], tuple[Shape, tuple[int, ...]]] = {}
         self._wire = b""
         self._from_us, self._to_us = 0, -1
 
     def __len__(self) -> int:
         return len(self._described)
 
-    def part(self, keys: tuple[int, ...], refused: bool) -> tuple[Shape, tuple[int, ...]]:
+    def part(self, keys: tuple[int, ...], refused: bool, nonce: bool) -> tuple[Shape, tuple[int, ...]]:
         """The charges of some of its keys alone, and which those are."""
-        found = self._parts.get((keys, refused))
+        found = self._parts.get((keys, refused, nonce))
         if found is None:
             if len(self._parts) >= MAX_PARTS:
                 self._parts.clear()
             chosen = tuple(i for i, key in enumerate(self.key_of) if key - 1 in keys)
-            found = Shape([self._described[i] for i in chosen], refused), chosen
-            self._parts[keys, refused] = found
+            found = Shape([self._described[i] for i in chosen], refused, nonce), chosen
+            self._parts[keys, refused, nonce] = found
         return found
 
     def form(self, i: int) -> Form:
@@ -210,10 +215,10 @@ class Shape:
     def wire(self, around_us: int) -> bytes:
         """The shape as an argument on the wire. `around_us`: about what time it is there, for calendars."""
         if not self._from_us <= around_us < self._to_us:
-            packed = [_doubles(2).pack(self.refused, len(self.keys))]
+            packed = [doubles(2).pack(self._mode, len(self.keys))]
             for (form, numbers, flags), key in zip(self._described, self.key_of, strict=True):
                 packed.append(form.id)
-                packed.append(_doubles(8).pack(key, form.kind, flags, *form.numbers(numbers, around_us)))
+                packed.append(doubles(8).pack(key, form.kind, flags, *form.numbers(numbers, around_us)))
             self._wire = bulk(b"".join(packed))
             spans = [span for form in self._calendars if (span := form.until_us) is not None]
             self._from_us = max((span[0] for span in spans), default=-(2**63))
@@ -221,29 +226,10 @@ class Shape:
         return self._wire
 
 
-def aged(state: tuple[int, ...], form: Form, numbers: Numbers, now_us: int) -> tuple[int, ...]:
-    """A state as it is at `now_us`, which is no more than a second after it was told."""
-    if form.kind == BUCKET:
-        verdict, units, ticks, at_us, _ = state
-        if now_us > at_us:
-            left = max(0, units * numbers.refill_us + ticks - numbers.refill_units * (now_us - at_us))
-            units, ticks = divmod(left, numbers.refill_us)
-            at_us = now_us
-        return verdict, units, ticks, at_us, 0
-    verdict, cur, _, _, end_us = state
-    if form.kind == SLIDING and now_us >= end_us:
-        # Refused on into the next window, by what still counts of this one.
-        length_us = form.limit.window_us or 0
-        return verdict, 0, cur, end_us, end_us + length_us
-    if form.kind == FIXED and now_us >= end_us:
-        return verdict, 0, 0, end_us, end_us + (form.limit.window_us or 0)
-    return state
-
-
 class Step:
     """One request on its way: which keys, which shape, which costs."""
 
-    __slots__ = ("alone", "cells", "charges", "costs", "lease_ids", "of", "shape", "slot")
+    __slots__ = ("alone", "cells", "charges", "costs", "lease_ids", "nonce", "of", "shape", "slot")
 
     def __init__(
         self,
@@ -253,6 +239,7 @@ class Step:
         costs: tuple[int, ...],
         lease_ids: list[str],
         of: Sequence[int] | None = None,
+        nonce: NonceKey | None = None,
     ) -> None:
         self.charges = charges
         self.shape = shape
@@ -260,6 +247,7 @@ class Step:
         """Its keys, each as an argument on the wire."""
         self.costs = costs
         self.lease_ids = lease_ids
+        self.nonce = nonce
         self.of = range(len(costs)) if of is None else of
         """Which of the request's charges these are."""
         self.slot = -1
@@ -267,9 +255,20 @@ class Step:
         self.alone = False
         """In a cluster: it shares a command with none, because the slot is on its way."""
 
+    @property
+    def nonce_key(self) -> int:
+        """Which of its keys bounds the tenant's nonces. That is its last charge, and the nonce goes where it goes."""
+        return self.shape.key_of[-1] - 1
+
+    def keys_in_order(self) -> list[int]:
+        """All its keys, what the nonce goes with last."""
+        keys = range(len(self.cells))
+        return list(keys) if self.nonce is None else sorted(keys, key=self.nonce_key.__eq__)
+
     def part(self, keys: tuple[int, ...], *, refused: bool = False) -> Step:
         """The charges of some of its keys alone. `refused`: they take nothing, and penalise."""
-        shape, chosen = self.shape.part(keys, refused or self.shape.refused)
+        nonce = self.nonce if self.nonce is not None and self.nonce_key in keys else None
+        shape, chosen = self.shape.part(keys, refused or self.shape.refused, nonce is not None)
         ids = dict(zip(self.shape.places, self.lease_ids, strict=True))
         return Step(
             self.charges,
@@ -278,6 +277,7 @@ class Step:
             tuple([self.costs[i] for i in chosen]),
             [ids[i] for i in chosen if i in ids],
             [self.of[i] for i in chosen],
+            nonce,
         )
 
     def packed_costs(self) -> bytes:
@@ -323,29 +323,39 @@ class Forms:
             if len(self._shapes) >= MAX_FORMS:
                 self._shapes.clear()
             buckets = [charges.bucket(i) for i in range(len(charges))]
-            shape = self._shapes[marks] = Shape(
-                [_described(self.of(bucket.limit), bucket) for bucket in buckets], charges.refused
-            )
+            shape = self._shapes[marks] = self._shape(charges, buckets)
         return self._named(charges, shape, partitions, costs)
 
     def _odd_step(self, charges: Charges) -> Step:
         """More limits than an outline holds: worked out anew each time."""
         buckets = [charges.bucket(i) for i in range(len(charges))]
-        shape = Shape([_described(self.of(bucket.limit), bucket) for bucket in buckets], charges.refused)
+        shape = self._shape(charges, buckets)
         partitions: dict[tuple[str, ...], bytes] = {bucket.limit.key: bucket.partition for bucket in buckets}
         return self._named(charges, shape, list(partitions.values()), tuple(bucket.cost for bucket in buckets))
+
+    def _shape(self, charges: Charges, buckets: list[Bucket]) -> Shape:
+        described = [_described(self.of(bucket.limit), bucket) for bucket in buckets]
+        return Shape(described, charges.refused, charges.nonce_facts is not None)
+
+    def _nonce(self, charges: Charges, shape: Shape, partitions: list[bytes]) -> NonceKey | None:
+        facts = charges.nonce_facts
+        if facts is None:
+            return None
+        group, form = shape.keys[shape.key_of[-1] - 1]
+        return nonce_key(self.naming, facts, form.address(partitions[group]))
 
     def _named(self, charges: Charges, shape: Shape, partitions: list[bytes], costs: tuple[int, ...]) -> Step:
         if not shape.places:
             cells = [form.names.cell(partitions[group]) for group, form in shape.keys]
-            return Step(charges, shape, cells, costs, [])
+            return Step(charges, shape, cells, costs, [], nonce=self._nonce(charges, shape, partitions))
         cells = [
             bulk(form.key(form.address(partitions[group])))
             if form.kind == PLACES
             else form.names.cell(partitions[group])
             for group, form in shape.keys
         ]
-        return Step(charges, shape, cells, costs, [charges.lease_id(i) for i in shape.places])
+        lease_ids = [charges.lease_id(i) for i in shape.places]
+        return Step(charges, shape, cells, costs, lease_ids, nonce=self._nonce(charges, shape, partitions))
 
     def lease_key(self, limit_name: str, address: bytes) -> bytes:
         return self.naming.key(f"{self.prefix}:{limit_name}:".encode(), address)
@@ -374,24 +384,4 @@ class Forms:
 
 @lru_cache(maxsize=4096)
 def _costs(costs: tuple[int, ...]) -> bytes:
-    return bulk(_doubles(len(costs)).pack(*costs))
-
-
-def pack_settle(
-    forms: Forms, settlement: Settlement, *, slack_ms: int, mode: int, around_us: int
-) -> tuple[list[bytes], bytes]:
-    """(KEYS, ARGV[1]) of settle.lua. Entries with nothing to make good, and leases, are left out."""
-    packed = [_doubles(4).pack(slack_ms, mode, settlement.charged_at_us, settlement.expires_us)]
-    address = settlement.entries[0].address if settlement.entries else bytes(16)
-    keys = [forms.mark_key(settlement.receipt_id, address)] if mode == ONCE else []
-    for entry in settlement.entries:
-        form = forms.of(entry.limit)
-        delta = entry.actual - entry.charged
-        if delta == 0 or form.kind == PLACES:
-            continue
-        now = entry.numbers or entry.limit.numbers_for(entry.plan)
-        keys.append(form.key(entry.address))
-        packed.append(form.id)
-        start_us = entry.window_start_us or 0
-        packed.append(_doubles(8).pack(form.kind, *form.numbers(now, around_us), delta, start_us))
-    return keys, b"".join(packed)
+    return bulk(doubles(len(costs)).pack(*costs))

@@ -116,3 +116,4 @@ def give_back(table: Table | SharedTable, charges: Charges) -> None:
     if entries:
         table.settle(policy, os.urandom(16), now_us + GIVE_BACK_US, now_us, entries)
     table.release([(charges.address_of(i), lease_id) for i, lease_id in charges.leases()])
+    table.give_nonce_back(charges)

@@ -28,12 +28,15 @@ from shield.store.url import StoreURLError, split_url
 DEFAULT_MAX_KEYS: Final = 1_000_000
 # Places held at one time, over all keys. 48 bytes each.
 DEFAULT_MAX_LEASES: Final = 65_536
-# Receipts that were settled and have not expired: at the default 5 minutes, 830 reports a second. 48 bytes each.
-DEFAULT_MAX_RECEIPTS: Final = 250_000
+# Receipts that were settled and have not expired: at the default 5 minutes, 410 reports a second. 48 bytes each.
+DEFAULT_MAX_RECEIPTS: Final = 125_000
+# Nonces that were used and are not stale: at a window of 5 minutes, 340 requests with one a second. 48 bytes each.
+DEFAULT_MAX_NONCES: Final = 125_000
 BOUNDS: Final = {
     "max_keys": (1, 1_000_000_000, DEFAULT_MAX_KEYS),
     "max_leases": (1, 10_000_000, DEFAULT_MAX_LEASES),
     "max_receipts": (1, 1_000_000_000, DEFAULT_MAX_RECEIPTS),
+    "max_nonces": (1, 1_000_000_000, DEFAULT_MAX_NONCES),
 }
 # Making huge pages of a table that is just being made copies all of it: some 100 ms for this much, which is twice the
 # default. A larger one is left as the system makes it.

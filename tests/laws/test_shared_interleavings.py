@@ -42,7 +42,7 @@ class Host:
     """One table of a single window of slots, which is put back to how a test began with it."""
 
     def __init__(self, limits: str) -> None:
-        self.url = f"shared://steps-{os.getpid()}?max_keys=1&max_leases=1&max_receipts=1"
+        self.url = f"shared://steps-{os.getpid()}?max_keys=1&max_leases=1&max_receipts=1&max_nonces=1"
         remove_table(self.url)
         self.policy = Policy.parse('version = 1\nname = "steps"\n' + limits)
         self.now_us = T0

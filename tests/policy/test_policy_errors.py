@@ -100,12 +100,6 @@ def test_everything_in_one_run() -> None:
     assert "limit[0] has it already" in found["limit[2].name"]
 
 
-@pytest.mark.parametrize("key", ["guard.replay"])
-def test_later_features_are_refused_as_such(key: str) -> None:
-    for value in ("{}", "[]", "1"):
-        assert "this version of Shield does not have it yet" in issues(f"{key} = {value}")[key]
-
-
 def test_tokens_cannot_be_required_without_tokens() -> None:
     assert "[[identity.jwt]]" in issues("[identity]\nanonymous = false")["identity.anonymous"]
 

@@ -13,7 +13,8 @@ import redis
 from shield.policy.model import Limit, Numbers
 from shield.store import Settlement, SettlementEntry
 from shield.store.lua import CHECK, RELEASE, SCRIPTS, SETTLE
-from shield.store.steps import COUNT_DENIED, ENFORCED, ONCE, OUTCOME, PLACES, UNDO, Forms, Shape, pack_settle
+from shield.store.settling import pack_settle
+from shield.store.steps import COUNT_DENIED, ENFORCED, ONCE, OUTCOME, PLACES, UNDO, Forms, Shape
 from tests import oracle
 
 START_US = 1_763_900_000_123_457

@@ -187,7 +187,7 @@ async def test_what_must_not_be_remembered_is_not(proxy: Proxy, limit: str) -> N
 
 
 async def test_a_nonce_is_taken_to_the_store(proxy: Proxy) -> None:
-    async with world(proxy.url, ONE, prefix="nonce") as here:
+    async with world(proxy.url, ONE + "[guard.replay]\n", prefix="nonce") as here:
         await here.ask(cost=5)
         assert not (await here.ask()).allowed
         before = asked(proxy)

@@ -90,7 +90,7 @@ async def test_a_check_cancelled_in_the_turn_its_reply_comes_is_given_back() -> 
     await asyncio.sleep(0)
     day = START_US - START_US % DAY_US
     states = [0, 3, 0, START_US, 0, 0, 3, 0, day, day + DAY_US, 0, 1, 0, day, day + 3_600_000_000, 0, 1, 0, 0, 0]
-    futures[0].set_result((START_US, 1, states))
+    futures[0].set_result((START_US, 1, states, 0))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -101,10 +101,10 @@ async def test_a_check_cancelled_in_the_turn_its_reply_comes_is_given_back() -> 
 async def test_a_give_back_that_cannot_be_sent_stays_charged() -> None:
     here = World("unix:///unused")
     step = here.store._forms.step(here.charges(cost=3))
-    here.store._servers.late.came(step, (START_US, 1, [0, 3, 0, START_US, 0] * 4))
+    here.store._servers.late.came(step, (START_US, 1, [0, 3, 0, START_US, 0] * 4, 0))
     assert here.store.stats()["late_lost"] == 2
     for nothing in (0, 2, 3, 4):
-        here.store._servers.late.came(step, (START_US, nothing, [0, 3, 0, START_US, 0] * 4))
+        here.store._servers.late.came(step, (START_US, nothing, [0, 3, 0, START_US, 0] * 4, 0))
     assert here.store.stats()["late_taken"] == 1
 
 

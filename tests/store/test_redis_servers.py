@@ -142,7 +142,7 @@ async def test_a_database_is_selected(any_server: Server) -> None:
     with any_server.client() as client:
         assert client.keys("db5:*") == []
         client.select(5)
-        assert len(client.keys("db5:*")) == 3, "a cell, a set of places, the version; the node said goodbye"
+        assert len(client.keys("db5:*")) == 4, "a cell, places, the version, the fence of nonces; the node said goodbye"
     with pytest.raises(StoreError, match="refused the connection"):
         async with world(any_server.url.replace("/0", "/999")):
             pass

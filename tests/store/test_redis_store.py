@@ -94,7 +94,7 @@ async def test_keys_are_hashed_and_short(server: Server) -> None:
         assert (await here.ask(user="secret" * 200_000)).allowed
         with server.client() as client:
             names = client.keys("keys:*")
-        assert len(names) == 4, "a cell, a set of places, the version, the nodes"
+        assert len(names) == 5, "a cell, a set of places, the version, the nodes, the fence of nonces"
         assert all(len(name) < 40 and b"secret" not in name for name in names)
 
 

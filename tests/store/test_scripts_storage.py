@@ -35,9 +35,10 @@ def test_names_are_pinned() -> None:
     """A script's name is its text. When one changes on purpose: are states that the old one wrote still read right?"""
     names = {script.name: script.sha for script in SCRIPTS}
     assert names == {
-        "check": b"9cd11501cf69e6fd8b30de527657ee092552304e",
-        "settle": b"d7c71efd05730110756fd8b4d9b696f1ec120ba4",
-        "release": b"dde7ecd51f315191afc7cd6a3ae90adb3f057040",
+        "check": b"5bc572ddd047f2a1367b81d83eb251b7a86f84f5",
+        "settle": b"08d2aa90d609651591f1c68ac7f0c2f6e3419741",
+        "release": b"9a4fffb2cce8a71d2e300af89a0224a6eeac3fde",
+        "blocks": b"c1d93fe85dceb2f48ed111f7f05f62da79b179f9",
     }
 
 

@@ -24,10 +24,10 @@ POLICY = Policy.parse(
     '[[limit]]\nname = "b"\nkey = ["user"]\nrate = "5/h"\ncost = "request"\n'
     '[[limit]]\nname = "p"\nkey = ["user"]\nalgorithm = "concurrency"\nlimit = 3\n'
 )
-SMALL = "max_keys=100&max_leases=50&max_receipts=20"
+SMALL = "max_keys=100&max_leases=50&max_receipts=20&max_nonces=10"
 # Where the header has its fields.
-BYTE_ORDER, LAYOUT, SIZE, MAX_KEYS, PROBES, CLOCK = 8, 12, 16, 24, 48, 80
-LAYOUT_NOW, HEADER_BYTES = 1, 4096
+BYTE_ORDER, LAYOUT, SIZE, MAX_KEYS, PROBES, CLOCK = 8, 12, 16, 24, 56, 96
+LAYOUT_NOW, HEADER_BYTES = 2, 4096
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_table_is_one_file_for_its_owner_alone_and_all_of_it_is_there(url, pat
     found = path.stat()
     assert path.name == "shield-orders.table"
     assert stat.S_IMODE(found.st_mode) == 0o600
-    assert found.st_blocks * 512 >= found.st_size == MappedFile.size_bytes(100, 50, 20)
+    assert found.st_blocks * 512 >= found.st_size == MappedFile.size_bytes(100, 50, 20, 10)
     assert list(path.parent.iterdir()) == [path], "nothing is left beside it"
 
 
@@ -90,7 +90,9 @@ def test_options_that_are_not_given_are_those_of_the_file(url, path):
 
 
 @pytest.mark.parametrize(
-    ("option", "made"), [("max_keys=200", 100), ("max_leases=51", 50), ("max_receipts=1", 20)], ids=lambda value: value
+    ("option", "made"),
+    [("max_keys=200", 100), ("max_leases=51", 50), ("max_receipts=1", 20), ("max_nonces=11", 10)],
+    ids=lambda value: value,
 )
 def test_another_geometry_is_refused(path, option, made):
     name, asked = option.split("=")
@@ -223,7 +225,10 @@ def test_a_full_disk_is_an_error_at_the_start_and_leaves_nothing(tiny_disk):
         ("shared://user:pw@x", "followed by the table's name"),
         ("shared://" + "x" * 65, "followed by the table's name"),
         ("shared://x?max_keys=0", "max_keys: found 0; allowed: 1 to 1000000000"),
-        ("shared://x?max_key=5", "unknown option 'max_key'; known are dir, max_keys, max_leases, max_receipts"),
+        (
+            "shared://x?max_key=5",
+            "unknown option 'max_key'; known are dir, max_keys, max_leases, max_nonces, max_receipts",
+        ),
     ],
 )
 def test_urls_that_are_none(url, told):

@@ -36,6 +36,7 @@ local LAYOUT, LAYOUT_BYTE = 2, '\2'
 local SECTION_FORMAT, SECTION_BYTES = '<c8Bddddd', 49
 local BUCKET_TAG, WINDOW_TAG = 1, 2
 local MAX_SECTIONS = 16
+local FENCE_FORMAT, FENCE_BYTES, WIDEN_SLACK = '<dddd', 32, 1000000
 local TWO32, TWO42, TWO53 = 4294967296, 4398046511104, 9007199254740992
 
 local function server_now()
@@ -256,6 +257,28 @@ local function write_cell(cell, now, slack_ms)
   if ms >= TWO53 then ms = TWO53 - 1 end
   local reply = redis.pcall('SET', cell.key, value, 'PX', string.format('%.0f', ms))
   return reply.err
+end
+
+-- What is known of nonces under this prefix, in one key of its own: "<dddd" since, widened, span, before, then the run id
+-- of the server that wrote it. No nonce is known from before `since`; nonces taken before `widened` (0: never) are held
+-- for `before` us after their timestamp, those since for `span`. False where nothing is known.
+local function read_fence(key)
+  local raw = redis.pcall('GET', key)
+  if type(raw) ~= 'string' or #raw < FENCE_BYTES then return false end
+  local since, widened, span, before = struct.unpack(FENCE_FORMAT, raw)
+  return {since = since, widened = widened, span = span, before = before, run = string.sub(raw, FENCE_BYTES + 1)}
+end
+
+local function write_fence(key, fence)
+  local value = struct.pack(FENCE_FORMAT, fence.since, fence.widened, fence.span, fence.before) .. fence.run
+  local reply = redis.pcall('SET', key, value)
+  return reply.err
+end
+
+-- Which run of which server this is; empty where the account may not ask.
+local function server_run()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 end
 
 local function bad_value(key)
