@@ -139,6 +139,12 @@ async def test_what_the_caller_got_wrong_is_an_error_whatever_was_agreed(kind):
             await client.check_many([Request()] * 257)
 
 
+async def whole_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    return head + await reader.readexactly(length)
+
+
 @asynccontextmanager
 async def answering(answer: Callable[[bytes], bytes | None], directory: Any) -> AsyncIterator[str]:
     """Somebody who says this to every request; None hangs."""
@@ -146,10 +152,8 @@ async def answering(answer: Callable[[bytes], bytes | None], directory: Any) -> 
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         open_ones.append(writer)
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            body = await reader.readexactly(length)
-            said = answer(head + body)
+        while request := await whole_request(reader):
+            said = answer(request)
             if said is None:
                 return
             writer.write(said)
@@ -252,7 +256,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_not_used(kind, tmp_path
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
-        await reader.readuntil(b"\r\n\r\n")
+        await whole_request(reader)
         writer.write(http(200, body))
         await writer.drain()
         writer.close()  # without having said so
@@ -296,6 +300,7 @@ async def test_many_threads_share_one():
         client.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_child_of_a_fork_has_connections_of_its_own():
     async with serving(POLICY) as server:
         client = BlockingClient(f"unix:{server.path}")

@@ -6,7 +6,6 @@ import http.client
 import os
 import select
 import socket
-import ssl
 import threading
 import time
 from collections import deque
@@ -15,20 +14,15 @@ from typing import TypeVar
 
 from shield.answer import HeaderFields
 from shield.client.protocol import (
-    DEADLINE_S,
     IDLE_S,
     MAX_ANSWER_BYTES,
-    POOL_SIZE,
     Call,
+    Caller,
     Decision,
-    Endpoint,
     Unreachable,
-    WhenUnreachable,
     check_call,
     check_many_call,
-    checked,
     ending_call,
-    headers,
     release_call,
     report_call,
 )
@@ -37,29 +31,10 @@ from shield.request import Request
 T = TypeVar("T")
 
 
-class BlockingClient:
+class BlockingClient(Caller):
     """`Client` for threads: the same arguments, the same methods, and each waits for its answer. Any number of threads
     may share one; a process that was forked starts with connections of its own.
     """
-
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8080",
-        *,
-        token: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        deadline_s: float = DEADLINE_S,
-        when_unreachable: WhenUnreachable = "raise",
-        pool_size: int = POOL_SIZE,
-    ) -> None:
-        checked(when_unreachable, deadline_s, pool_size)
-        self._endpoint = Endpoint.parse(url)
-        self._headers = headers(token)
-        self._tls = tls
-        self._deadline_s = deadline_s
-        self._when_unreachable: WhenUnreachable = when_unreachable
-        self._pool_size = pool_size
-        self._start()
 
     def _start(self) -> None:
         self._process = os.getpid()
@@ -160,7 +135,7 @@ class BlockingClient:
             kept = not answer.will_close
             return answer.status, read
         except (OSError, http.client.HTTPException) as error:  # TimeoutError is an OSError
-            raise Unreachable(f"{self._where()}: {type(error).__name__}: {error}") from None
+            raise self._unreachable(error) from None
         finally:
             if kept:
                 self._idle.append((connection, time.monotonic()))
@@ -187,10 +162,6 @@ class BlockingClient:
         if endpoint.scheme == "https":
             return http.client.HTTPSConnection(endpoint.host, endpoint.port, context=self._tls)
         return http.client.HTTPConnection(endpoint.host, endpoint.port)
-
-    def _where(self) -> str:
-        endpoint = self._endpoint
-        return endpoint.path if endpoint.scheme == "unix" else f"{endpoint.host}:{endpoint.port}"
 
 
 class _UnixConnection(http.client.HTTPConnection):

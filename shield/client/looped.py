@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from shield.answer import HeaderFields
 from shield.client.protocol import (
-    DEADLINE_S,
     IDLE_S,
     MAX_ANSWER_BYTES,
-    POOL_SIZE,
     Call,
+    Caller,
     Decision,
-    Endpoint,
     Unreachable,
-    WhenUnreachable,
     check_call,
     check_many_call,
-    checked,
     ending_call,
-    headers,
     release_call,
     report_call,
 )
@@ -33,35 +27,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
-    """Asks the endpoint at `url`: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
-
-    `token` is the caller's, for an endpoint with `--auth-token-file`; `tls` holds its certificate, for mutual TLS.
-    A call takes `deadline_s` at most, waiting for one of `pool_size` connections included. When nobody answers,
-    `when_unreachable` decides what a check says: "raise" (Unreachable), "allow" or "deny", and then the decision is
-    `degraded`. Nothing is sent twice. ValueError for an option that is none.
-
-    Use it as `async with Client(...)`, or call `close`. It belongs to the loop of its first call.
+class Client(Caller):
+    """Asks the endpoint from an event loop. Use it as `async with Client(...)`, or call `close`. It belongs to the loop
+    of its first call. The arguments are those of `Caller`.
     """
 
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8080",
-        *,
-        token: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        deadline_s: float = DEADLINE_S,
-        when_unreachable: WhenUnreachable = "raise",
-        pool_size: int = POOL_SIZE,
-    ) -> None:
-        checked(when_unreachable, deadline_s, pool_size)
-        self._endpoint = Endpoint.parse(url)
-        self._headers = headers(token)
-        self._tls = tls
-        self._deadline_s = deadline_s
-        self._when_unreachable: WhenUnreachable = when_unreachable
-        self._pool_size = pool_size
-        self._session: aiohttp.ClientSession | None = None
+    _session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Client:
         return self
@@ -144,11 +115,7 @@ class Client:
                     raise Unreachable(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
                 return answer.status, read
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            raise Unreachable(f"{self._where()}: {type(error).__name__}: {error}") from None
-
-    def _where(self) -> str:
-        endpoint = self._endpoint
-        return endpoint.path if endpoint.scheme == "unix" else f"{endpoint.host}:{endpoint.port}"
+            raise self._unreachable(error) from None
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp

@@ -9,6 +9,7 @@ decides. What the caller got wrong (a misspelt field, a missing token) is an err
 from __future__ import annotations
 
 import json
+import ssl
 import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
@@ -112,6 +113,9 @@ class Endpoint(NamedTuple):
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
 
+    def __str__(self) -> str:
+        return self.path if self.scheme == "unix" else f"{self.host}:{self.port}"
+
     @property
     def prefix(self) -> str:
         """In front of every path."""
@@ -154,22 +158,48 @@ class Call(NamedTuple, Generic[T]):
         return self.instead(policy == "allow")
 
 
-def checked(policy: str, deadline_s: float, pool_size: int) -> None:
-    """ValueError for options that are none."""
-    if policy not in ("raise", "allow", "deny"):
-        raise ValueError(f"when_unreachable: found {policy!r}; allowed: raise, allow or deny")
-    if not 0 < deadline_s <= 3600:
-        raise ValueError(f"deadline_s: found {deadline_s!r}; allowed: more than 0, at most 3600")
-    if not 1 <= pool_size <= 4096:
-        raise ValueError(f"pool_size: found {pool_size!r}; allowed: 1 to 4096")
+class Caller:
+    """What a client is, whichever way it waits: where it asks, and on what terms.
 
+    `url` is `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`. `token` is the caller's, for an endpoint with
+    `--auth-token-file`; `tls` holds its certificate, for mutual TLS. A call takes `deadline_s` at most, waiting for one
+    of `pool_size` connections included. When nobody answers, `when_unreachable` decides what a check says: "raise"
+    (Unreachable), "allow" or "deny", and then the decision is `degraded`. Nothing is sent twice. ValueError for an
+    option that is none.
+    """
 
-def headers(token: str | None) -> dict[str, str]:
-    """Of every call."""
-    fields = {"Content-Type": "application/json", "Accept": "application/json"}
-    if token is not None:
-        fields["Shield-Authorization"] = f"Bearer {token}"
-    return fields
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        *,
+        token: str | None = None,
+        tls: ssl.SSLContext | None = None,
+        deadline_s: float = DEADLINE_S,
+        when_unreachable: WhenUnreachable = "raise",
+        pool_size: int = POOL_SIZE,
+    ) -> None:
+        if when_unreachable not in ("raise", "allow", "deny"):
+            raise ValueError(f"when_unreachable: found {when_unreachable!r}; allowed: raise, allow or deny")
+        if not 0 < deadline_s <= 3600:
+            raise ValueError(f"deadline_s: found {deadline_s!r}; allowed: more than 0, at most 3600")
+        if not 1 <= pool_size <= 4096:
+            raise ValueError(f"pool_size: found {pool_size!r}; allowed: 1 to 4096")
+        self._endpoint = Endpoint.parse(url)
+        self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if token is not None:
+            self._headers["Shield-Authorization"] = f"Bearer {token}"
+        self._tls = tls
+        self._deadline_s = deadline_s
+        self._when_unreachable: WhenUnreachable = when_unreachable
+        self._pool_size = pool_size
+        self._start()
+
+    def _start(self) -> None:
+        """Makes what it keeps of connections."""
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        """What went wrong on the way."""
+        return Unreachable(f"{self._endpoint}: {type(error).__name__}: {error}")
 
 
 def check_call(request: Request) -> Call[Decision]:

@@ -307,6 +307,7 @@ def test_graphql_operations_are_read_from_the_body():
     assert post(b'{"query": "{ a: x b: x c: x }"}')[0].startswith("422")
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_of_a_fork_starts_a_loop_of_its_own():
     policy = Policy.parse('version = 1\n[[limit]]\nname = "a"\nkey = ["ip"]\nrate = "1/h"\nburst = 500\n')
     bridge = Bridge(Shield(policy, FailingStore(Shield(policy).store)))
@@ -318,3 +319,20 @@ def test_a_child_of_a_fork_starts_a_loop_of_its_own():
         assert os.waitpid(child, 0)[1] == 0
     finally:
         bridge.close()
+
+
+async def test_blocks_of_other_processes_are_heard_of():
+    store = f"shared://test-{uuid.uuid4().hex[:12]}"
+    policy = POLICY.format(burst=1000)
+    environ = {"SITE_STORE": store, "SITE_POLICY": policy}
+    args = ("--worker-class", "gthread", "--threads", "4")
+    with removed_after(store), gunicorn_serving(SITES["flask"], args=args, env=environ) as url:
+        async with Shield(Policy.parse(policy), store) as shield, httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/")).status_code == 200
+            shield.abuse.blocks.block("ip", "127.0.0.1", None, by="a test")
+            for _ in range(100):
+                answer = await client.get("/")
+                if answer.status_code != 200:
+                    break
+                await asyncio.sleep(0.05)
+            assert (answer.status_code, answer.json()["reason"]) == (403, "blocked")
