@@ -21,6 +21,7 @@ from .record import Found, Measured, Row, Skipped
 from .traffic import Traffic, framed
 
 ROUNDS = 5
+TRIES, MIN_ANSWERS = 5, 100
 SLOW_CLIENTS = 500
 HONEST_PER_S = 1_000
 
@@ -33,9 +34,12 @@ def run(seconds: float, seed: int) -> list[Found]:
 
 def cost(server: Endpoint, traffic: Traffic, seconds: float, seed: int) -> float:
     """Microseconds of the worker's processor time for an answer."""
-    before = sum(server.cpu_s())
-    rate = generator.saturate(server.port, traffic, seconds, core=cores()[-1], seed=seed)
-    return (sum(server.cpu_s()) - before) / max(1.0, rate * seconds) * 1e6
+    for _ in range(TRIES):
+        before = sum(server.cpu_s())
+        rate = generator.saturate(server.port, traffic, seconds, core=cores()[-1], seed=seed)
+        if rate * seconds >= MIN_ANSWERS:
+            return (sum(server.cpu_s()) - before) / (rate * seconds) * 1e6
+    raise RuntimeError(f"the server gave fewer than {MIN_ANSWERS} answers in {seconds:g} s, {TRIES} times")
 
 
 def in_turns(works: list[Callable[[], float]]) -> list[Measured]:

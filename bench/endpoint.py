@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .flood import processor_s
 from .process import shield_of
 
 
@@ -29,7 +30,7 @@ class Endpoint:
 
     def waited_s(self) -> float:
         """Seconds that the workers were ready and somebody else had their cores, until now; on Linux."""
-        return sum(_schedstat(pid, 1) for pid in self.workers)
+        return sum(waited_s(pid) for pid in self.workers)
 
     def resident_bytes(self) -> int:
         """Of all workers; on Linux."""
@@ -84,9 +85,10 @@ def pin_all(pid: int, core: int) -> None:
 
 def cpu_s(pid: int) -> float:
     """Seconds of processor time that a process has used; on Linux."""
-    return _schedstat(pid, 0)
+    return processor_s(pid) or 0.0
 
 
-def _schedstat(pid: int, field: int) -> float:
+def waited_s(pid: int) -> float:
+    """Seconds that a process was ready and somebody else had its core; on Linux."""
     files = [thread / "schedstat" for thread in Path(f"/proc/{pid}/task").iterdir()]
-    return sum(int(file.read_text().split()[field]) for file in files) / 1e9
+    return sum(int(file.read_text().split()[1]) for file in files) / 1e9

@@ -13,8 +13,9 @@ import redis
 
 from shield import Policy, Request, Shield
 
+from . import latency
 from .clusters import PRIMARIES, ClusterOf, run_cluster
-from .faults import CALLERS, DEADLINE_S, POLICY, quantile
+from .faults import CALLERS, DEADLINE_S, POLICY
 from .record import Row
 
 PATIENCE_S = 30.0
@@ -57,8 +58,8 @@ async def _run(cluster: ClusterOf, policy: Policy = POLICY) -> list[Row]:
     meanwhile = [one for one in took if one[0] >= killed]
     back = max((at for at, _, degraded in took if degraded), default=promoted) - promoted
     degraded = sum(one[2] for one in meanwhile if one[0] < promoted)
-    late = 1000 * quantile(lag, 0.999)
-    worst = 1000 * quantile([seconds for _, seconds, _ in meanwhile], 0.999)
+    late = latency.ms(latency.histogram(lag), 99.9)
+    worst = latency.ms(latency.histogram([seconds for _, seconds, _ in meanwhile]), 99.9)
     return [
         Row("cluster, a primary killed: decisions", len(meanwhile), "decisions"),
         Row("of them degraded until the promotion", degraded, "decisions"),

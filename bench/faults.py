@@ -13,17 +13,13 @@ from collections.abc import Callable
 
 from shield import Policy, Request, Shield
 
+from . import latency
 from .record import Row
 from .servers import binaries, run_server
 
 DEADLINE_S = 0.02
 CALLERS = 16
 POLICY = Policy.parse('version = 1\nname = "faults"\n[[limit]]\nname = "b"\nkey = ["user"]\nrate = "1000000/s"\n')
-
-
-def quantile(samples: list[float], q: float) -> float:
-    ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
 
 
 async def _run(url: str, pause: Callable[[], None], resume: Callable[[], None]) -> list[Row]:
@@ -57,8 +53,11 @@ async def _run(url: str, pause: Callable[[], None], resume: Callable[[], None]) 
     while_open = [seconds for _, seconds, degraded, is_open in away if is_open and degraded and seconds < DEADLINE_S]
     probes = sum(is_open and seconds >= DEADLINE_S for _, seconds, _, is_open in away)
     back = max((at for at, _, degraded, _ in took if degraded), default=resumed) - resumed
-    late = 1000 * quantile(lag, 0.999)
-    worst, opened = 1000 * quantile([one[1] for one in away], 0.999), 1000 * quantile(while_open, 0.999)
+    late = latency.ms(latency.histogram(lag), 99.9)
+    worst, opened = (
+        latency.ms(latency.histogram([one[1] for one in away]), 99.9),
+        latency.ms(latency.histogram(while_open), 99.9),
+    )
     return [
         Row("stopped: decisions", len(away), "decisions"),
         Row("the loop of this process was late, p99.9", late, "ms"),

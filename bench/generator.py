@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,7 +20,8 @@ from hdrh.histogram import HdrHistogram
 
 from . import latency
 from .arrivals import instants
-from .load import Closed, close, connect, pin
+from .flood import flood
+from .load import close, connect, pin
 from .open_loop import OpenLoop
 from .process import python, shield_of
 from .traffic import Traffic
@@ -160,16 +162,32 @@ def _together(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 one.wait()
 
 
-async def _run(told: dict[str, Any]) -> dict[str, Any]:
-    source = Traffic(**told["traffic"]).source(told["seed"] * 1000 + told["part"])
+class _Endless(Sequence[bytes]):
+    """A stream of requests as a sequence without an end."""
+
+    def __init__(self, source: Callable[[], bytes]) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._source()
+
+
+def _source(told: dict[str, Any]) -> Callable[[], bytes]:
+    return Traffic(**told["traffic"]).source(told["seed"] * 1000 + told["part"])
+
+
+def _closed(told: dict[str, Any]) -> dict[str, Any]:
+    requests = _Endless(_source(told))
+    _begin()
+    return {"rate": flood(told["port"], requests, told["connections"], told["arrivals"][1]).rate}
+
+
+async def _open(told: dict[str, Any]) -> dict[str, Any]:
+    source = _source(told)
     rate, seconds, kind = told["arrivals"]
-    if kind == "closed":
-        closed = Closed(source, seconds)
-        clients = await connect(closed, told["port"], told["connections"])
-        _begin()
-        found = await closed.run(clients)
-        close(clients)
-        return {"rate": found}
     when = instants(rate, seconds, kind, seed=told["seed"], part=told["part"], parts=told["parts"])
     load = OpenLoop(source, when)
     clients = await connect(load, told["port"], told["connections"])
@@ -204,7 +222,8 @@ def main(told: dict[str, Any]) -> None:
 
     if told["core"] is not None:
         pin(told["core"])
-    print(json.dumps(uvloop.run(_run(told))), flush=True)
+    found = _closed(told) if told["arrivals"][2] == "closed" else uvloop.run(_open(told))
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

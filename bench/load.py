@@ -1,14 +1,9 @@
-"""Raw protocols that ask and listen, one request at a time on each connection; the closed loop around them.
-
-Closed loop: each connection sends its next request when the answer is here, which says how much a server does and
-nothing about how late it is. For that there is `open_loop`.
-"""
+"""Raw protocols that ask and listen, one request at a time on each connection. `open_loop` drives them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,40 +69,6 @@ class Load:
 
 
 _NOBODY = Load()
-
-
-class Closed(Load):
-    """As many requests as are answered, of which none may fail."""
-
-    def __init__(self, request: Callable[[], bytes], seconds: float) -> None:
-        self._request = request
-        self._loop = asyncio.get_running_loop()
-        self._seconds = seconds
-        self._done = self._loop.create_future()
-        self.count = 0
-
-    def answered(self, client: Client, answer: Answer) -> None:
-        self.count += 1
-        if not self._done.done():
-            if answer.ok:
-                client.send(self._request(), 0.0)
-            else:
-                self._done.set_exception(RuntimeError("an answer was not 200"))
-
-    def lost(self, client: Client, error: BaseException | None) -> None:
-        if not self._done.done():
-            self._done.set_exception(error or ConnectionError("the server closed a connection"))
-
-    async def run(self, clients: Sequence[Client]) -> float:
-        """Requests a second."""
-        started = time.perf_counter()
-        for client in clients:
-            client.send(self._request(), 0.0)
-        self._loop.call_later(self._seconds, lambda: self._done.done() or self._done.set_result(None))
-        await self._done
-        rate = self.count / (time.perf_counter() - started)
-        await asyncio.sleep(0.05)  # for the answers that are still on their way
-        return rate
 
 
 def in_turn(requests: Sequence[bytes]) -> Callable[[], bytes]:

@@ -59,11 +59,13 @@ def _memory_bytes() -> int:
 
 def _clock_read_ns() -> float:
     """What reading the clock costs: much more than 100 means a clock source that is no counter of the processor."""
-    read, calls = time.perf_counter_ns, 10_000
-    started = read()
-    for _ in range(calls):
-        read()
-    return (read() - started) / calls
+    read, calls, tries = time.perf_counter_ns, 1_000, []
+    for _ in range(20):
+        started = read()
+        for _ in range(calls):
+            read()
+        tries.append((read() - started) / calls)
+    return min(tries)
 
 
 def _read(path: Path, otherwise: str = "unknown") -> str:

@@ -19,8 +19,8 @@ from .traffic import LANES, Traffic
 PARTS = (0.1, 0.25, 0.5, 0.7, 0.85, 1.0, 1.15)
 PLOTTED = (0.25, 0.5, 0.85, 1.15)
 TRIES = 3
-MAX_WAITED = 0.03
-"""Of the time the worker may have waited for its core: more, and the latency is that of the neighbours."""
+MAX_WAITED = 0.05
+"""Of the time that a worker wants its core others may have had it so much: more, and the latency is theirs."""
 SATURATIONS = 5
 NEEDS = "needs Linux, where processes are pinned to cores and their processor time can be read"
 
@@ -80,11 +80,11 @@ def point(server: Endpoint, traffic: Traffic, rate: float, seconds: float, seed:
     for _ in range(TRIES):
         used, waited = sum(server.cpu_s()), server.waited_s()
         found = generator.generate(server.port, traffic, max(20.0, rate), seconds, seed=seed, cores=cores()[-1:])
-        busy = (sum(server.cpu_s()) - used) / seconds / len(server.workers)
-        waited = (server.waited_s() - waited) / seconds / len(server.workers)
+        used, waited = sum(server.cpu_s()) - used, server.waited_s() - waited
+        busy = used / seconds / len(server.workers)
         doubt = found.doubt
-        if not doubt and waited > MAX_WAITED:
-            doubt = f"others had the worker's core for {waited:.0%} of the time that it wanted it"
+        if not doubt and waited > MAX_WAITED * (used + waited):
+            doubt = f"others had the worker's core for {waited / (used + waited):.0%} of the time that it wanted it"
         if not doubt:
             break
     return {

@@ -137,7 +137,7 @@ def _time(points: list[dict[str, Any]]) -> str:
     made = [
         Line(name, [(one["at_s"], one[name]) for one in points]) for name in points[0] if name not in ("at_s", "doubt")
     ]
-    return plots.lines(made, "seconds", "value", log_y=True)
+    return plots.lines(made, "seconds", "", log_y=True)
 
 
 _PLOTS: dict[str, Callable[[list[dict[str, Any]]], str]] = {

@@ -29,7 +29,7 @@ SCENARIOS = {
     "memory": Scenario("bytes a key, and ten million attacker keys", ("memory",)),
     "scale": Scenario("a thousand limits, ten million keys, the longest call", ("scale",)),
     "shared": Scenario("one table for the processes of a host", ("shared",)),
-    "server": Scenario("the endpoint, and how late it is at which rate, on both lanes", ("server", "offered")),
+    "server": Scenario("the endpoint, and how late it is at which rate, on both lanes", ("server", "offered", "mixes")),
     "store": Scenario("Redis: how near to what one server can do", ("store", "stores")),
     "abuse": Scenario("all packaged detectors on traffic with attackers in it", ("abuse",)),
     "attack": Scenario("one exhausted key, newcomers without end, slow clients", ("attack",)),

@@ -8,7 +8,6 @@ other, the cache lines that both write, does. One process alone and two at once 
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from shield import Policy, Request, Shield
 from shield.store.shared import PrivateTable
 
 from .load import pin
+from .machine import cores
 from .process import python, shield_of
 from .record import Row, interleaved
 
@@ -47,7 +47,7 @@ def _workers(url: str, keys: int) -> Iterator[list[subprocess.Popen[str]]]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     running = [
         subprocess.Popen(python("shared", url, str(keys), str(core)), env=shield_of(), **pipes)  # type: ignore[call-overload]
-        for core in (0, 1)
+        for core in cores()[:2]
     ]
     try:
         for worker in running:
@@ -79,7 +79,7 @@ def two_against_one(url: str, keys: int, seconds: float) -> tuple[float, float]:
 
 
 def run(seconds: float) -> list[Row]:
-    if sys.platform != "linux" or (os.cpu_count() or 1) < 2:
+    if sys.platform != "linux" or len(cores()) < 2:
         return [Row("shared (needs Linux and two cores)", 0.0, "times")]
     with PrivateTable() as table:
         memory, shared = asks(Shield(POLICY), KEYS), asks(Shield(POLICY, table.url), KEYS)

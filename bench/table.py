@@ -89,13 +89,16 @@ class Progress:
             except ModuleNotFoundError:
                 return
             columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
-            self._bar = Progress(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+            # It draws when a step begins and at no other time: a thread that draws would be measured too.
+            self._bar = Progress(
+                *columns, TextColumn("{task.description}"), console=Console(stderr=True), auto_refresh=False
+            )
             self._task = self._bar.add_task("", total=steps)
 
     def step(self, name: str) -> None:
         """The next step begins."""
         if self._bar is not None:
-            self._bar.update(self._task, description=name, completed=self._done)
+            self._bar.update(self._task, description=name, completed=self._done, refresh=True)
         self._done += 1
 
     def __enter__(self) -> Progress:
@@ -107,5 +110,5 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done if error is None else self._done - 1)
+            self._bar.update(self._task, completed=self._done if error is None else self._done - 1, refresh=True)
             self._bar.stop()

@@ -25,7 +25,7 @@ def test_every_module_of_a_scenario_can_be_asked(name):
     for module in SCENARIOS[name].modules:
         asked = import_module(f"bench.{module}")
         assert list(inspect.signature(asked.run).parameters) in (["seconds"], ["seconds", "seed"])
-        assert len(asked.__doc__.splitlines()) > 1
+        assert asked.__doc__
 
 
 @pytest.mark.parametrize("name", peer_runs.PEERS)
