@@ -22,6 +22,7 @@ from shield.store.key_records import Action, Ending, Held, Outcome
 from shield.store.table import TableStore
 
 if TYPE_CHECKING:
+    from shield.guard.graphql import PriceGuard
     from shield.request import Request
 
 UNAVAILABLE: Final = "idempotency.key: the store that remembers it does not answer"
@@ -32,6 +33,7 @@ class Keyed(Sequel):
     """The part of `shield.Shield` that knows idempotency keys."""
 
     _keys: KeyGuard | None
+    _prices: PriceGuard | None
     _table: Table | SharedTable
 
     @abstractmethod
@@ -80,6 +82,19 @@ class Keyed(Sequel):
         assert self._handles is not None
         owner = self._handles.seal_key(HeldKey(claim.key.address, claim.key.holder, claim.owner))
         return Ownership(owner, claim.rules.lease_us / 1_000_000, claim.rules.retention_us / 1_000_000)
+
+    def wants_body(self, request: Request) -> bool:
+        """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations, and
+        for the fingerprint that an idempotency key is bound to.
+        """
+        if request.body is not None:
+            return False
+        if self._keys is not None and request.idempotency is not None and not request.idempotency.fingerprint:
+            return True
+        try:
+            return self._prices is not None and self._prices.reads(request)
+        except ValueError:
+            return False  # it is about to be refused
 
     # ---- what comes after --------------------------------------------------------------------------------------
 

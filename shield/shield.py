@@ -145,8 +145,8 @@ class Shield(Keyed, Pacing, StandingIn):
         return gate
 
     def _compile(self, policy: Policy, prices: PriceGuard | None = None, under: str | None = None) -> CompiledPolicy:
-        if policy.idempotency is not None and self._remote is not None:
-            raise PolicyError([PolicyIssue("guard.idempotency", f"the {self.store.name} store does not have it yet")])
+        if policy.idempotency is not None and not getattr(self.store, "keeps_keys", False):
+            raise PolicyError([PolicyIssue("guard.idempotency", "this store does not keep idempotency keys")])
         prices = prices if policy.graphql is not None else None
         try:
             return compile_policy(policy, self._local.registry, prices, under)
@@ -250,12 +250,12 @@ class Shield(Keyed, Pacing, StandingIn):
             await self._agree_on_secret()  # before anything is taken: an owner that cannot be sealed owns for nothing
         away = claim is not None and self._handles is None
         if away or (standin is not None and standin.owing and not await self._joins_back(standin, charges)):
-            return self._decide_away(request, key, claim)
+            return self._decide_away(request, compiled, key, claim)
         try:
             # A store that somebody else wrote may know nothing of keys.
             await (self.store.apply(charges) if claim is None else self.store.apply(charges, claim))
         except StoreError:
-            return self._decide_away(request, key, claim)
+            return self._decide_away(request, compiled, key, claim)
         else:
             if standin is not None and remote is not None:
                 standin.store_answers(remote.places(charges) if standin.stands_in else ())
@@ -263,9 +263,11 @@ class Shield(Keyed, Pacing, StandingIn):
             await self._agree_on_secret()
         return self._conclude(charges, claim=claim)
 
-    def _decide_away(self, request: Request, key: Key | Refusal | None, claim: Claim | None) -> Decision:
+    def _decide_away(
+        self, request: Request, compiled: CompiledPolicy, key: Key | Refusal | None, claim: Claim | None
+    ) -> Decision:
         """Without the store's truth."""
-        charges = self._compiled.charges(request)
+        charges = compiled.charges(request)
         refused = self._turned_away(charges, key, claim)
         if self._standin is not None and not refused:
             charges = self._alone(self._standin, charges)
@@ -351,19 +353,6 @@ class Shield(Keyed, Pacing, StandingIn):
     def block_notes(self) -> tuple[str, ...]:
         """What an operator should know about block lists, one sentence each."""
         return self.abuse.blocks.lists.notes
-
-    def wants_body(self, request: Request) -> bool:
-        """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations, and
-        for the fingerprint that an idempotency key is bound to.
-        """
-        if request.body is not None:
-            return False
-        if self._keys is not None and request.idempotency is not None and not request.idempotency.fingerprint:
-            return True
-        try:
-            return self._prices is not None and self._prices.reads(request)
-        except ValueError:
-            return False  # it is about to be refused
 
     async def make_room(self, policy: Policy) -> None:
         """After this `replace_policy` with the same policy cannot fail, nor does it wait. PolicyError when there is no

@@ -77,6 +77,8 @@ class Store(Protocol):
     name: str
     local: bool
     """True: `apply` never waits, so a caller that cannot wait may use it."""
+    keeps_keys: bool
+    """True: it takes claims to idempotency keys. Where it is false or absent, a policy that needs it is refused."""
 
     @property
     def ready(self) -> bool:

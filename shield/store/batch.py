@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
+from shield.store.key_wire import TOLD
 from shield.store.lane import UNCONFIRMED, Call, Wait, translate
 from shield.store.link import Link
-from shield.store.lua import CHECK
+from shield.store.lua import CHECK, KEYED
 from shield.store.resp import bulk
 from shield.store.steps import OUTCOME, Step
 
@@ -31,6 +32,7 @@ from shield.store.steps import OUTCOME, Step
 MAX_BATCH: Final = 8
 
 _HEAD: Final = b"$7\r\nEVALSHA\r\n" + bulk(CHECK.sha)
+_KEYED_HEAD: Final = b"$7\r\nEVALSHA\r\n" + bulk(KEYED.sha)
 
 _AS_BEFORE: Final = (bulk(b""), bulk(b""))
 
@@ -198,8 +200,13 @@ class Batcher:
                 arguments += (step.nonce.facts, bulk(step.nonce.owner))
             if step.lease_ids:
                 arguments += [bulk(lease_id.encode()) for lease_id in step.lease_ids]
+        head, claim = _HEAD, batch[0].step.claim
+        if claim is not None:
+            head = _KEYED_HEAD
+            keys += claim.keys
+            arguments.append(claim.packed)
         count = 3 + len(keys) + len(arguments)
-        return b"".join((b"*%d\r\n" % count, _HEAD, bulk(b"%d" % len(keys)), *keys, *arguments))
+        return b"".join((b"*%d\r\n" % count, head, bulk(b"%d" % len(keys)), *keys, *arguments))
 
     def _expire(self) -> None:
         """Requests wait in the order of their deadlines, which are all equally long."""
@@ -220,6 +227,10 @@ class Batcher:
         """One command's reply, for each of its requests. What was taken and is not `confirmed` is not known to last: it
         is given back, and whoever waits is told.
         """
+        if (claim := batch[0].step.claim) is not None and type(reply) is list:
+            reply, told = reply[:-TOLD], reply[-TOLD:]
+            if len(told) != TOLD or not claim.hear(told):
+                reply = None
         if isinstance(reply, Exception):
             self.failed(batch, translate(reply))
         elif type(reply) is not list or len(reply) != 1 + sum(_width(one.step) for one in batch):
@@ -248,6 +259,10 @@ class Batcher:
 
 
 def _together(first: Asked, other: Asked) -> bool:
-    """Whether two requests may share a command: a script's keys all lie in one slot of a cluster."""
+    """Whether two requests may share a command: a script's keys all lie in one slot of a cluster, and one with an
+    idempotency key has a script of its own.
+    """
     one, two = first.step, other.step
+    if one.claim is not None or two.claim is not None:
+        return False
     return one.slot == two.slot and first.asking == other.asking and not (one.alone or two.alone)

@@ -77,6 +77,11 @@ class Seen(NamedTuple):
     retry_us: int = 0
     answer: StoredAnswer | None = None
 
+    @classmethod
+    def replay(cls, answer: StoredAnswer) -> Seen:
+        """The request was answered before."""
+        return cls(REPLAY, None if answer.retained else NOT_RETAINED.format(answer.status), 0, answer)
+
     def refuse(self, charges: Charges) -> None:
         """A stored answer costs nothing; the others are refusals like any."""
         charges.turn_away(self.reason, self.detail, self.retry_us, penalised=self.answer is None, stored=self.answer)
@@ -94,16 +99,19 @@ def look(
     if state == ABANDONED:
         return None
     if not same:
-        return Seen(MISMATCH, "idempotency.key: it was used for another request; allowed: a key of its own")
+        return Seen(MISMATCH, OTHER_PAYLOAD)
     if answer is not None:
-        return Seen(REPLAY, None if answer.retained else NOT_RETAINED.format(answer.status), 0, answer)
+        return Seen.replay(answer)
     if lease_left_us > 0:
-        return Seen(IN_FLIGHT, "idempotency.key: a request with it is being worked on", lease_left_us)
+        return Seen(IN_FLIGHT, IN_USE, lease_left_us)
     if strict:
-        return Seen(IN_FLIGHT, "idempotency.key: nobody knows what became of a request with it", left_us)
+        return Seen(IN_FLIGHT, UNKNOWN_END, left_us)
     return None
 
 
+OTHER_PAYLOAD: Final = "idempotency.key: it was used for another request; allowed: a key of its own"
+IN_USE: Final = "idempotency.key: a request with it is being worked on"
+UNKNOWN_END: Final = "idempotency.key: nobody knows what became of a request with it"
 NOT_RETAINED: Final = "idempotency.key: the request has been answered with status {}, and the answer was not kept"
 NO_ROOM: Final = "no room for another idempotency key"
 

@@ -13,6 +13,8 @@ from typing import Any, TypeGuard
 from shield.errors import StoreError
 from shield.store import Settlement, SettlementEntry
 from shield.store.batch import Outcome
+from shield.store.key_records import Ending
+from shield.store.key_wire import NONE, end_command
 from shield.store.link import Link
 from shield.store.lua import RELEASE, SETTLE
 from shield.store.resp import evalsha
@@ -59,6 +61,9 @@ class LateReplies:
         if places:
             keys, ids = [key for key, _ in places], [lease_id for _, lease_id in places]
             self._give_back(evalsha(RELEASE.sha, keys, (instant, *ids)))
+        if step.claim is not None and step.claim.told[0] == NONE:
+            ending = Ending(step.claim.held, "abandon", step.claim.claim.rules)
+            self._give_back(end_command(self._forms.naming, ending, instant, slack_ms=self._slack_ms))
 
     def _give_back(self, call: bytes, settlement: Settlement | None = None) -> None:
         try:

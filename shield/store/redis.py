@@ -23,6 +23,7 @@ from shield.store.denials import Denials
 from shield.store.greeting import greeting
 from shield.store.heartbeat import Heartbeat
 from shield.store.instants import Instants
+from shield.store.key_wire import KeyClaim, end_command, outcome_of, turn_away
 from shield.store.lane import Unsettled
 from shield.store.late import settle_command
 from shield.store.lua import RELEASE
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from shield.guard.idempotency import Claim
     from shield.store.breaker import Breaker
     from shield.store.key_records import Ending
-    from shield.store.key_records import Outcome as Outcome_
+    from shield.store.key_records import Outcome as Ended
 
 # What settle.lua answers.
 AGAIN, SETTLED, EXPIRED = 0, 1, 2
@@ -100,6 +101,7 @@ class RedisStore:
         """What is amiss with the server, found at `open`: one sentence each."""
         self._instants = Instants(clock)
         self._forms = Forms(target.prefix, tagged=bool(target.seeds))
+        self.keeps_keys = not self._forms.naming.tagged
         self._slack_ms = target.ttl_slack_us // 1000
         self._servers: Servers
         if target.seeds:
@@ -190,19 +192,20 @@ class RedisStore:
         """Which part of the store holds a bucket."""
         return slot_of(self._forms.naming.key(b"", address)) if self._forms.naming.tagged else 0
 
-    async def end(self, ending: Ending) -> Outcome_:
-        """This store has no idempotency keys yet."""
-        raise StoreError("the redis store has no idempotency keys yet")
+    async def end(self, ending: Ending) -> Ended:
+        """What became of the request that owns an idempotency key."""
+        call = end_command(self._forms.naming, ending, self._instants.wire(), slack_ms=self._slack_ms)
+        return outcome_of(await self._servers.run(call, ending.held.address))
 
     async def apply(self, charges: Charges, claim: Claim | None = None) -> None:
         """All charges or none, at one instant of the server's clock."""
-        if claim is not None:
-            raise StoreError("the redis store has no idempotency keys yet")
-        if len(charges) == 0:
+        if len(charges) == 0 and claim is None:
             charges.resolve(self._instants.around_us(self._instants.wire()), ())
             return
         self._counts["checks"] += 1
         step = self._forms.step(charges)
+        if claim is not None:
+            step.claim = KeyClaim(self._forms.naming, claim)
         asked_us = self._instants.passing_us()
         if self._denials and _may_be_known(charges):
             known = self._denials.find(step, asked_us, self._patience_us)
@@ -214,6 +217,8 @@ class RedisStore:
             now_us, status, states, retry_us = await self._servers.decide(step)
             outcomes = [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)]
             try:
+                if claim is not None:
+                    outcomes = turn_away(charges, step, outcomes)
                 charges.resolve(now_us, outcomes, nonce_verdict(status), retry_us)
             except (TypeError, ValueError, OverflowError):
                 raise StoreProtocolError("the store answered a check with numbers that make no sense") from None
@@ -222,7 +227,7 @@ class RedisStore:
             raise
         if status == FULL:
             self._counts["oom"] += 1
-        elif status == REFUSED and self._denials is not None and step.shape.deniable:
+        elif status == REFUSED and claim is None and self._denials is not None and step.shape.deniable:
             self._denials.note(step, now_us, states, charges.waits(), asked_us, self._instants.passing_us())
 
     # ---- what comes after ----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from shield.store.resp import bulk
 if TYPE_CHECKING:
     from shield.core import Bucket, Charges
     from shield.store import Settlement
+    from shield.store.key_wire import KeyClaim
 
 BUCKET, SLIDING, FIXED, CALENDAR, PLACES = 1, 2, 3, 4, 5
 ENFORCED, COUNT_DENIED = 1, 2
@@ -229,7 +230,7 @@ class Shape:
 class Step:
     """One request on its way: which keys, which shape, which costs."""
 
-    __slots__ = ("alone", "cells", "charges", "costs", "lease_ids", "nonce", "of", "shape", "slot")
+    __slots__ = ("alone", "cells", "charges", "claim", "costs", "lease_ids", "nonce", "of", "shape", "slot")
 
     def __init__(
         self,
@@ -252,6 +253,8 @@ class Step:
         """Which of the request's charges these are."""
         self.slot = -1
         """In a cluster: where all its keys lie. Only steps of one slot share a command."""
+        self.claim: KeyClaim | None = None
+        """The idempotency key that is taken with it."""
         self.alone = False
         """In a cluster: it shares a command with none, because the slot is on its way."""
 

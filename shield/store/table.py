@@ -34,6 +34,7 @@ class TableStore:
 
     name: str
     local = True
+    keeps_keys = True
     registry: Registry
     table: Table | SharedTable
     keys: Records

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from shield import Policy
-from tests.idempotency.keyed import STORES, Keyed
+from tests.idempotency.keyed import LOCAL, REMOTE, Keyed, redis
 
 Open = Callable[[Policy], AbstractAsyncContextManager[Keyed]]
 
 
-@pytest.fixture(params=sorted(STORES))
+@pytest.fixture(params=[*LOCAL, *REMOTE])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens a node over one of the stores."""
-    return partial(STORES[request.param], directory=tmp_path)  # type: ignore[call-arg]
+    if request.param in LOCAL:
+        return partial(LOCAL[request.param], directory=tmp_path)  # type: ignore[call-arg]
+    return partial(redis, directory=tmp_path, server=request.getfixturevalue(request.param))

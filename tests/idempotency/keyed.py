@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ from shield import Policy, Request, Shield
 from shield.core import Decision
 from shield.request import IdempotencyKey
 from shield.store import open_store
+from shield.store.redis import RedisStore
 from shield.store.shared import remove_table
+from tests.servers import Server
 
 START_NS = 1_763_900_000_000_000_000
 
@@ -84,4 +87,20 @@ async def shared(rules: Policy, directory: Path) -> AsyncIterator[Keyed]:
     remove_table(url)
 
 
-STORES = {"memory": memory, "shared": shared}
+@asynccontextmanager
+async def redis(rules: Policy, directory: Path, server: Server, prefix: str | None = None) -> AsyncIterator[Keyed]:
+    clock = Clock()
+    store = RedisStore(server_url(server, prefix or f"t{uuid.uuid4().hex[:12]}"), clock=clock)
+    store.instant = lambda: clock.now_ns // 1000
+    async with Shield(rules, store, clock=clock) as shield:
+        yield Keyed(shield, clock)
+
+
+def server_url(server: Server, prefix: str) -> str:
+    """A deadline that a busy machine keeps."""
+    return f"{server.url}{'&' if '?' in server.url else '?'}prefix={prefix}&deadline=5s"
+
+
+LOCAL = {"memory": memory, "shared": shared}
+REMOTE = ("valkey", "redis", "redis_62")
+"""Fixtures of servers."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from shield import ReceiptError
-from tests.idempotency.keyed import LIMITS, STORES, Keyed, policy
+from tests.idempotency.keyed import LIMITS, LOCAL, Keyed, policy, redis
 from tests.idempotency.oracle import Oracle
+from tests.servers import Server
 
 GUARD = """
 lease = "30s"
@@ -30,7 +34,7 @@ STEPS_S = st.sampled_from([0.000_001, 1.0, 29.999_999, 30.0, 60.0, 119.999_999, 
 class Histories(RuleBasedStateMachine):
     """Requests come, some of them end in one of three ways, time passes."""
 
-    store: ClassVar[str]
+    open: ClassVar[Callable[..., AbstractAsyncContextManager[Keyed]]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +44,7 @@ class Histories(RuleBasedStateMachine):
         self.oracle = Oracle(burst=3, lease_us=30_000_000, retention_us=120_000_000, max_keys=3, strict=frozenset("p"))
         self.owners: dict[int, tuple[str, str]] = {}
         self.node: Keyed = self.run(
-            self.stack.enter_async_context(STORES[self.store](policy(GUARD, LIMITS), Path(self.directory.name)))
+            self.stack.enter_async_context(self.open(policy(GUARD, LIMITS), directory=Path(self.directory.name)))
         )
 
     def run(self, coroutine):  # type: ignore[no-untyped-def]
@@ -88,8 +92,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_kept_beyond_its_bound(self) -> None:
-        if self.store in ("memory", "shared"):
-            assert self.node.shield.stats()["idempotency_keys"] <= 3
+        assert self.node.shield.stats().get("idempotency_keys", 0) <= 3
 
     def teardown(self) -> None:
         self.run(self.stack.aclose())
@@ -97,11 +100,14 @@ class Histories(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-def _case(name: str) -> type[RuleBasedStateMachine.TestCase]:
-    machine = type(f"Histories{name.title()}", (Histories,), {"store": name})
-    machine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
-    return machine.TestCase
+SETTINGS = settings(max_examples=40, stateful_step_count=40, deadline=None)
 
 
-TestMemory = _case("memory")
-TestShared = _case("shared")
+@pytest.mark.parametrize("store", sorted(LOCAL))
+def test_local_stores_answer_as_the_oracle_does(store: str) -> None:
+    run_state_machine_as_test(type("Local", (Histories,), {"open": staticmethod(LOCAL[store])}), settings=SETTINGS)
+
+
+def test_servers_answer_as_the_oracle_does(server: Server) -> None:
+    machine = type("Remote", (Histories,), {"open": staticmethod(partial(redis, server=server))})
+    run_state_machine_as_test(machine, settings=SETTINGS)

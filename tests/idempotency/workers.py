@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 
-from shield import Shield
+from shield import Decision, Shield
 from shield.core import Charges
 from shield.store.shared import SharedStore
 from tests.idempotency.keyed import LIMITS, policy, request
+
+RULES = policy("", LIMITS.replace("burst = 3", "burst = 100000"))
 
 
 def race(shield: Shield) -> None:
@@ -28,6 +31,27 @@ def race(shield: Shield) -> None:
     print(" ".join(outcomes))
 
 
+async def race_awaited(url: str) -> None:
+    """The same, all at once, with a store that is waited for."""
+    async with Shield(RULES, url) as shield:
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        owners: list[Decision] = []
+
+        async def ask() -> str:
+            decision = await shield.check(request("one"))
+            while decision.reason == "store_unavailable":
+                decision = await shield.check(request("one"))
+            if decision.allowed:
+                owners.append(decision)
+            return decision.reason
+
+        outcomes = await asyncio.gather(*[ask() for _ in range(250)])
+        for owner in owners:
+            assert await shield.complete(owner, 200, (), b"done")
+        print(" ".join(outcomes))
+
+
 def hold(shield: Shield) -> None:
     """Stops in the middle of a section, where the key is written and the charges are taken."""
     store = shield.store
@@ -42,5 +66,7 @@ def hold(shield: Shield) -> None:
 
 
 if __name__ == "__main__":
-    shield = Shield(policy("", LIMITS.replace("burst = 3", "burst = 100000")), sys.argv[2])
-    {"race": race, "hold": hold}[sys.argv[1]](shield)
+    if sys.argv[1] == "race_awaited":
+        asyncio.run(race_awaited(sys.argv[2]))
+    else:
+        {"race": race, "hold": hold}[sys.argv[1]](Shield(RULES, sys.argv[2]))

@@ -39,6 +39,8 @@ def test_names_are_pinned() -> None:
         "settle": b"08d2aa90d609651591f1c68ac7f0c2f6e3419741",
         "release": b"9a4fffb2cce8a71d2e300af89a0224a6eeac3fde",
         "blocks": b"c1d93fe85dceb2f48ed111f7f05f62da79b179f9",
+        "keyed": b"91c0be573e32cf5290950d39499c05f2adca8807",
+        "end": b"ca30ea6aea385474836dc2ad0ac6fa92b7115a76",
     }
 
 

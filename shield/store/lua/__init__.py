@@ -4,7 +4,8 @@ number budget.
 A script's text is level.lua, which holds the algorithms, followed by its own file, with constants (`local NAMES =
 literals`, in capitals) in place of their names and without comments; its name on the server is the SHA-1 of that text
 (Redis' choice of hash; it guards nothing here). Every run of a script makes its functions anew and looks each outer
-name up that they use, so a dozen named constants cost more than the arithmetic they serve.
+name up that they use, so a dozen named constants cost more than the arithmetic they serve. keyed.lua is check.lua with
+something before and after it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import hashlib
 import re
 from importlib import resources
 from typing import NamedTuple
+
+_INCLUDE = "-- include check.lua\n"
 
 
 class Script(NamedTuple):
@@ -38,7 +41,10 @@ def _compact(text: str) -> bytes:
 
 def _load(name: str) -> Script:
     here = resources.files(__name__)
-    text = _compact((here / "level.lua").read_text() + (here / f"{name}.lua").read_text())
+    source = (here / f"{name}.lua").read_text()
+    if _INCLUDE in source:
+        source = source.replace(_INCLUDE, f"local function check()\n{(here / 'check.lua').read_text()}end\n")
+    text = _compact((here / "level.lua").read_text() + source)
     return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
@@ -47,4 +53,6 @@ SETTLE = _load("settle")
 RELEASE = _load("release")
 BLOCKS = _load("blocks")
 GREET = _load("greet")
-SCRIPTS = (CHECK, SETTLE, RELEASE, BLOCKS)
+KEYED = _load("keyed")
+END = _load("end")
+SCRIPTS = (CHECK, SETTLE, RELEASE, BLOCKS, KEYED, END)
