@@ -16,5 +16,5 @@ export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktra
 export PYTHONPATH="$copy"
 "$python" -c 'import shield.core.engine as e; assert e.__file__.startswith("'"$copy"'"), e.__file__'
 # Stepping through compiled code one instruction at a time is for the code that users run, not for ten times as much of it.
-"$python" -m pytest -q -p no:cacheprovider tests/core tests/graphql tests/laws --ignore tests/laws/test_shared_interleavings.py -k "not valkey and not redis and not attacker and not small_stack"
+"$python" -m pytest -q -p no:cacheprovider tests/core tests/graphql tests/laws tests/server/test_plain_check.py --ignore tests/laws/test_shared_interleavings.py -k "not valkey and not redis and not attacker and not small_stack"
 "$python" tests/graphql/fuzz.py --without-atheris "${FUZZ_RUNS:-20000}" "${FUZZ_SEED:-1}"

@@ -27,18 +27,22 @@ def test_a_cell_that_is_newer_than_the_clock_is_no_clock_set_back(
     other = Shield(policy, url(tmp_path), clock=lambda: other_now_ns)
     if not fresh:
         assert other.check_nowait(Request(user="u")).allowed
-    readings = iter([NOW_NS, NOW_NS + later_us * 1_000, NOW_NS + later_us * 1_000])
+    readings, asked = 0, False
 
     def clock() -> int:
-        """Between the first reading and the cells another process comes in."""
-        nonlocal other_now_ns
-        now_ns = next(readings)
-        if now_ns == NOW_NS:
-            other_now_ns = NOW_NS + (later_us // 2 if policy is FAST else later_us) * 1_000
-            assert other.check_nowait(Request(user="u")).allowed
-        return now_ns
+        """Between the first reading of a step and the cells another process comes in."""
+        nonlocal other_now_ns, readings
+        readings += 1
+        if readings > 1:
+            return NOW_NS + later_us * 1_000
+        other_now_ns = NOW_NS + (later_us // 2 if policy is FAST else later_us) * 1_000
+        assert other.check_nowait(Request(user="u")).allowed
+        return NOW_NS
 
-    decision = Shield(policy, url(tmp_path), clock=clock).check_nowait(Request(user="u"))
+    shield = Shield(policy, url(tmp_path), clock=lambda: clock() if asked else NOW_NS)
+    asked = True
+    decision = shield.check_nowait(Request(user="u"))
+    assert readings == 2
     assert decision.allowed
     assert decision.charges.now_us == NOW_NS // 1_000 + later_us
     if policy is WINDOW:
