@@ -264,7 +264,14 @@ cdef class Charges:
         limit = self.policy.limits[charge.limit]
         if charge.numbers == self.policy.items[charge.limit].numbers:
             return limit.numbers
-        return limit.plans[self.plan]
+        return limit.plans[self.plan_of(charge)]
+
+    cdef object plan_of(self, const Charge *charge):
+        """The plan whose numbers a charge has: the request's, or of a key with numbers of its own. None: of no plan."""
+        cdef dict plans = self.policy.plans[charge.limit]
+        if plans is None or plans.get(self.plan) == charge.numbers:
+            return None if plans is None else self.plan
+        return next((plan for plan, entry in plans.items() if entry == charge.numbers), None)
 
     @cython.boundscheck(True)
     def resolve(self, now_us, outcomes, int nonce_verdict=0, int64_t nonce_retry_us=0):
@@ -472,9 +479,7 @@ cdef class Charges:
             charge = &self.items[i]
             c = &self.policy.items[charge.limit]
             if (every or c.cost_kind != COST_FIXED) and charge.verdict == FITS and not charge.unknown and c.algorithm != CONCURRENCY:
-                plans = self.policy.plans[charge.limit]
-                plan = self.plan if plans is not None and self.plan in plans else None
-                out.append((i, plan, SETTLED_BY[c.cost_kind], charge.cost,
+                out.append((i, self.plan_of(charge), SETTLED_BY[c.cost_kind], charge.cost,
                             None if c.algorithm == TOKEN_BUCKET else charge.state.at_us + self.shift_us))
         return out
 

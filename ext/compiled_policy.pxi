@@ -86,7 +86,8 @@ cdef class CompiledPolicy:
     (ValueError for a value that is malformed), or None when all match always. `guard(request_bytes, content_type)`: None,
     or (reason, detail). `price(request)`: None where there is no GraphQL to price, or (reason or None, detail, operations,
     cost, type cost); `max_cost`: its ceiling, for header fields. `normalise(path)`: the path that is counted by. `windows[i](now_us)`: (start_us, end_us) of a calendar limit's window, None for others.
-    `under`: begins the names of the plans whose numbers every request meets, whatever plan it states.
+    `overrides[i]`: from the canonical bytes of a key to the name of the plan whose numbers it has instead, or None; None: there
+    are none. `under`: begins the names of the plans whose numbers every request meets, whatever plan it states.
     `replay`: None, or (required, window_us, future_skew_us, allow while the store is away); then the last two limits are the
     bounds of a tenant's nonces and of those without one.
     """
@@ -112,6 +113,7 @@ cdef class CompiledPolicy:
     cdef object normalise
     cdef int ipv6_prefix
     cdef str under
+    cdef list overrides
     cdef set known_plans
     cdef bint any_calendar
     cdef bint begins_plain       # every request meets the first limit, whose key has texts of the request alone
@@ -127,7 +129,7 @@ cdef class CompiledPolicy:
     cdef Py_ssize_t offsets[MAX_FACTS]
 
     def __cinit__(self, Registry registry not None, limits, *, select=None, guard=None, price=None, max_cost=None, normalise=None,
-                  windows=None, int ipv6_prefix=64, str under=None, replay=None):
+                  windows=None, int ipv6_prefix=64, str under=None, replay=None, overrides=None):
         cdef int i
         cdef CompiledLimit *c
         cdef dict groups = {}
@@ -159,6 +161,7 @@ cdef class CompiledPolicy:
             if self.is_attribute[self.groups[0].fields[i]] or self.groups[0].fields[i] in (self.ip_field, self.path_field):
                 self.begins_plain = False
         self.wording = Wording(self.limits, [self.items_of(i) for i in range(self.n_limits)])
+        self.overrides = list(overrides) if overrides is not None else None
         self.under, self.known_plans = under, {plan for limit in self.limits for plan in limit.plans}
         # Only now that nothing can fail any more: a policy that is refused changes nothing.
         for i in range(self.n_limits):
@@ -366,6 +369,8 @@ cdef class CompiledPolicy:
                 found = (<dict>self.plans[i]).get(charges.plan)
                 if found is not None:
                     charge.numbers = found
+            if self.overrides is not None:
+                self.override(charges, charge, c.group)
             charge.cost = c.cost
             if c.cost_kind != COST_FIXED:
                 charge.cost = charges.stated_cost(c.cost_kind)
@@ -425,6 +430,23 @@ cdef class CompiledPolicy:
         charges.nonce_hash = never_zero(siphash128(
             <const uint8_t *><const char *>charges.nonce_name, len(charges.nonce_name), self.registry.k0, self.registry.k1))
         charges.has_nonce = True
+        return 0
+
+    cdef int override(self, Charges charges, Charge *charge, int group) except -1:
+        """The numbers that an operator has given this one key, if any."""
+        cdef dict names = self.overrides[charge.limit]
+        cdef object name, found = None
+        if names is None:
+            return 0
+        name = names.get(self.partition(charges, group))
+        if name is None or self.plans[charge.limit] is None:
+            return 0
+        if self.under is not None:
+            found = (<dict>self.plans[charge.limit]).get(self.under + name)
+        if found is None:
+            found = (<dict>self.plans[charge.limit]).get(name)
+        if found is not None:
+            charge.numbers = found
         return 0
 
     cdef int read_price(self, Charges charges, object request) except -1:

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shield import cli_bench, cli_block, cli_price
+from shield import cli_bench, cli_block, cli_override, cli_price
 from shield.cli_options import add_policy_and_store, add_serve_options
 from shield.simulate import command as simulate
 
@@ -200,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     decide.set_defaults(command=_decide)
     cli_block.add_to(commands, _new_parser)
+    cli_override.add_to(commands, _new_parser)
     cli_price.add_to(commands, _new_parser)
     simulate.add_to(commands, _new_parser)
     cli_bench.add_to(commands, _new_parser)

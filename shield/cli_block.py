@@ -69,6 +69,11 @@ def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) ->
 def _add_common(parser: argparse.ArgumentParser) -> None:
     kinds = ("ip", "network", "user", "tenant", "api_key", "session")
     parser.add_argument("--kind", choices=kinds, help="what SUBJECT is (default: ip or network, by its form)")
+    add_admin(parser)
+
+
+def add_admin(parser: argparse.ArgumentParser) -> None:
+    """Which server is spoken to, and how."""
     parser.add_argument("--admin", default="127.0.0.1:8081", metavar="ADDRESS", help="HOST:PORT or unix:PATH")
     parser.add_argument("--auth-token-file", type=Path, metavar="FILE", help="the first token in it is sent")
     parser.add_argument("--format", choices=("text", "json"), default="text")
@@ -76,7 +81,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _block(options: argparse.Namespace) -> int:
     if options.list == (options.value is not None):
-        _misuse("give either a SUBJECT or --list")
+        misuse("give either a SUBJECT or --list")
     if options.list:
         return _list(options)
     body = {
@@ -88,8 +93,8 @@ def _block(options: argparse.Namespace) -> int:
     }
     if options.lasting is not None:
         body["for"] = options.lasting
-    status, told = _ask(options, "POST", "/v1/blocks", json.dumps(body).encode())
-    _told(options, status, told, _line)
+    status, told = ask_admin(options, "POST", "/v1/blocks", json.dumps(body).encode())
+    tell(options, status, told, _line)
     return 0
 
 
@@ -99,7 +104,7 @@ def _list(options: argparse.Namespace) -> int:
     after = ""
     while True:
         query = {"limit": str(_PAGE), "after": after} | ({"kind": options.kind} if options.kind else {})
-        status, told = _ask(options, "GET", f"/v1/blocks?{urlencode(query)}", None)
+        status, told = ask_admin(options, "GET", f"/v1/blocks?{urlencode(query)}", None)
         if status >= 400 or len(found) >= _MOST_SHOWN:
             break
         found += told["blocks"]
@@ -108,18 +113,18 @@ def _list(options: argparse.Namespace) -> int:
         after = told["next"]
     if status < 400:
         told["blocks"] = found
-    _told(options, status, told, _table)
+    tell(options, status, told, _table)
     return 0
 
 
 def _unblock(options: argparse.Namespace) -> int:
     subject = {"kind": options.kind or _kind_of(options.value), "value": options.value}
     query = urlencode(subject | {"by": f"operator {getuser()}"})
-    status, told = _ask(options, "DELETE", f"/v1/blocks?{query}", None)
+    status, told = ask_admin(options, "DELETE", f"/v1/blocks?{query}", None)
     if status == 404:
         print(f"{options.value} was not blocked")
         return 1
-    _told(options, status, told, lambda one: f"lifted: {_line(one)}")
+    tell(options, status, told, lambda one: f"lifted: {_line(one)}")
     return 0
 
 
@@ -130,7 +135,7 @@ def _kind_of(value: str) -> str:
             return "network"
         ipaddress.ip_address(value)
     except ValueError:
-        _misuse(f"{value!r} is no address and no network; say --kind user, tenant, api_key or session")
+        misuse(f"{value!r} is no address and no network; say --kind user, tenant, api_key or session")
     return "ip"
 
 
@@ -138,26 +143,28 @@ def _first_token(path: Path) -> str:
     try:
         lines = path.read_text(encoding="utf-8").split("\n", 1_000)
     except (OSError, ValueError) as error:
-        _misuse(f"--auth-token-file {path}: cannot be read: {error}")
+        misuse(f"--auth-token-file {path}: cannot be read: {error}")
     token = next((line.strip() for line in lines if line.strip() and not line.startswith("#")), None)
     if token is None:
-        _misuse(f"--auth-token-file {path}: holds no token")
+        misuse(f"--auth-token-file {path}: holds no token")
     return token
 
 
-def _misuse(message: str) -> NoReturn:
+def misuse(message: str) -> NoReturn:
+    """UsageError."""
     from shield.server.sockets import UsageError
 
     raise UsageError(message)
 
 
-def _ask(options: argparse.Namespace, method: str, target: str, body: bytes | None) -> tuple[int, Any]:
+def ask_admin(options: argparse.Namespace, method: str, target: str, body: bytes | None) -> tuple[int, Any]:
+    """Status and object of the admin listener's answer. AdminError."""
     from shield.server.sockets import Address
 
     try:
         address = Address.parse(options.admin)
     except ValueError as error:
-        _misuse(f"--admin: {error}")
+        misuse(f"--admin: {error}")
     headers = {"Content-Type": "application/json"}
     if options.auth_token_file is not None:
         headers["Shield-Authorization"] = f"Bearer {_first_token(options.auth_token_file)}"
@@ -176,21 +183,25 @@ def _ask(options: argparse.Namespace, method: str, target: str, body: bytes | No
         connection.close()
 
 
-def _told(options: argparse.Namespace, status: int, told: Any, text: Callable[[Any], str]) -> None:
+def tell(options: argparse.Namespace, status: int, told: Any, text: Callable[[Any], str]) -> None:
+    """Prints an answer. UsageError for what the server did not understand, AdminError for what it would not do."""
     if status >= 400:
         detail = told.get("detail", told) if isinstance(told, dict) else told
         if status == 400:
-            _misuse(str(detail))
+            misuse(str(detail))
         raise AdminError(f"the server answered {status}: {detail}")
     print(json.dumps(told, indent=2) if options.format == "json" else text(told))
 
 
+def until_of(one: dict[str, Any]) -> str:
+    """Until when it lasts, in words."""
+    if one["until"] is None:
+        return "until it is lifted"
+    return f"until {datetime.fromtimestamp(one['until'], UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+
+
 def _line(one: dict[str, Any]) -> str:
-    until = "until it is lifted"
-    if one["until"] is not None:
-        until = (
-            f"until {datetime.fromtimestamp(one['until'], UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
-        )
+    until = until_of(one)
     why = f": {one['why']}" if one["why"] else ""
     # A client chose its name, and this is a terminal.
     value = one["value"] if one["value"].isprintable() else ascii(one["value"])

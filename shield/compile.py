@@ -45,4 +45,7 @@ def compile_policy(
         ipv6_prefix=policy.identity.ipv6_prefix,
         under=under,
         replay=replay,
+        overrides=[dict(policy.overrides.get(limit.name, {})) or None for limit in limits]
+        if policy.overrides
+        else None,
     )

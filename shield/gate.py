@@ -294,7 +294,10 @@ _NEEDS: Final = "{} is not installed; install it with: pip install 'shield-limit
 
 def _compiled(policy: Policy, registry: Registry, limits: tuple[Limit, ...]) -> CompiledPolicy:
     """Some limits of a policy and none of its guards."""
-    return compile_policy(Policy(identity=policy.identity, limits=limits, detectors=policy.detectors), registry)
+    return compile_policy(
+        Policy(identity=policy.identity, limits=limits, detectors=policy.detectors, overrides=policy.overrides),
+        registry,
+    )
 
 
 def load_checked(path: Path) -> Policy:

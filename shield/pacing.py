@@ -86,6 +86,7 @@ class Pacing(Sequel):
 
     _clock: Clock | None
     _table: Any
+    _in_force: Policy
     _only: dict[tuple[Limit, ...], CompiledPolicy]
     _only_for: Policy | None = None
     _of_method: dict[str, tuple[Limit, ...]]
@@ -149,11 +150,11 @@ class Pacing(Sequel):
 
     def limits_of_method(self, method: str) -> tuple[Limit, ...]:
         """The policy's limits that name this method."""
-        if self._of_method_for is not self.policy:
-            self._of_method_for, self._of_method = self.policy, {}
+        if self._of_method_for is not self._in_force:
+            self._of_method_for, self._of_method = self._in_force, {}
         found = self._of_method.get(method)
         if found is None:
-            found = tuple(limit for limit in self.policy.limits if method in limit.methods)
+            found = tuple(limit for limit in self._in_force.limits if method in limit.methods)
             self._of_method[method] = found
         return found
 
@@ -167,18 +168,23 @@ class Pacing(Sequel):
     # ---- one limit -----------------------------------------------------------------------------------------------
 
     def _named(self, name: str) -> Limit:
-        for limit in self.policy.limits:
+        for limit in self._in_force.limits:
             if limit.name == name:
                 return limit
-        raise RequestError("name", f"found {name!r}; allowed: {', '.join(one.name for one in self.policy.limits)}")
+        raise RequestError("name", f"found {name!r}; allowed: {', '.join(one.name for one in self._in_force.limits)}")
 
     def _compiled_only(self, limits: tuple[Limit, ...]) -> CompiledPolicy:
-        if self._only_for is not self.policy:
-            self._only_for, self._only = self.policy, {}
+        if self._only_for is not self._in_force:
+            self._only_for, self._only = self._in_force, {}
         compiled = self._only.get(limits)
         if compiled is None:
             # As many as the program names: limits are written down, not made of what clients send.
-            policy = Policy(identity=self.policy.identity, limits=limits)
+            policy = Policy(
+                identity=self._in_force.identity,
+                limits=limits,
+                detectors=self._in_force.detectors,
+                overrides=self._in_force.overrides,
+            )
             compiled = self._only[limits] = compile_policy(policy, self._local.registry)
         return compiled
 

@@ -44,6 +44,8 @@ class Screen:
             limits=tuple(replace(one, missing="skip") for one in policy.limits),
             size=None,
             graphql=None,
+            replay=None,
+            idempotency=None,
         )
         self._refusing = compile(bare)
         self._throttled = {one: compile(policy, under=one.prefix) for one in throttles_of(policy.detectors)}

@@ -27,9 +27,9 @@ from shield.keeper import Keeper
 from shield.keyed import Keyed
 from shield.pacing import Pacing
 from shield.policy import Policy
-from shield.receipt import Handles, limit_digest
+from shield.receipt import Handles
 from shield.request import Request
-from shield.screen import Screen
+from shield.resolving import Resolving
 from shield.standing_in import StandingIn
 from shield.store.memory import MemoryStore
 from shield.store.table import TableStore
@@ -52,7 +52,7 @@ class Explanation(NamedTuple):
     """The key it counted by, in clear: for the operator who asked, never for a log."""
 
 
-class Shield(Keyed, Pacing, StandingIn):
+class Shield(Keyed, Pacing, StandingIn, Resolving):
     """Decides every quota of a request in one atomic step.
 
     `store` is a URL (`memory://`, `shared://NAME`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store.
@@ -144,35 +144,15 @@ class Shield(Keyed, Pacing, StandingIn):
             await gate.refresh()  # before it decides anything: nobody is refused for keys that are being fetched
         return gate
 
-    def _compile(self, policy: Policy, prices: PriceGuard | None = None, under: str | None = None) -> CompiledPolicy:
-        if policy.idempotency is not None and not getattr(self.store, "keeps_keys", False):
-            raise PolicyError([PolicyIssue("guard.idempotency", "this store does not keep idempotency keys")])
-        prices = prices if policy.graphql is not None else None
-        try:
-            return compile_policy(policy, self._local.registry, prices, under)
-        except MemoryError as error:
-            raise PolicyError([PolicyIssue("", f"no room for this policy: {error}")]) from None
-
     def _adopt(self, policy: Policy, gate: Gate | None, lists: BlockLists) -> None:
         prices = PriceGuard(policy.graphql) if policy.graphql is not None else None
-        compiled = self._compile(policy, prices)
-        self._screen = Screen(policy, self.abuse, partial(self._compile, prices=prices), gated=gate is not None)
-        self._compiled = compiled
+        self._resolve(policy, prices, gate)
         self.policy = policy
         self._prices = prices
         self._keys = KeyGuard(policy.idempotency) if policy.idempotency is not None else None
         self._gate = gate
         self._table = self._local.table
-        self._limits = {limit_digest(limit.identity): limit for limit in compiled.limits}
         self.abuse.adopt(policy, lists)
-
-    def _route(self) -> None:
-        """What `check_nowait`, which is compiled, decides with. A gate and blocks are asked first, idempotency keys
-        are looked for, and detectors are shown what was decided: `_decide_elsewhere`.
-        """
-        alone = self._gate is None and self._keys is None and not self.abuse.active
-        here = self._table if self.store.local and alone else None
-        self.decide_here(self._compiled, here, traced=self._trace is not None)
 
     async def __aenter__(self) -> Shield:
         await self.open()

@@ -10,6 +10,7 @@ from shield.sequel import Sequel
 
 if TYPE_CHECKING:
     from shield.core import Charges
+    from shield.policy import Policy
     from shield.store.standin import StandIn
 
 
@@ -18,12 +19,13 @@ class StandingIn(Sequel):
 
     _paying: asyncio.Task[None] | None
     """Tells the store what it does not know of."""
+    _in_force: Policy
 
     def _alone(self, standin: StandIn, charges: Charges) -> Charges:
         """The step of this node's share, while the store is away."""
         assert self._remote is not None
         nodes = getattr(self._remote, "nodes", 1)
-        return standin.decide(charges.request, self.policy, nodes, self._remote.places(charges), self._debt_key)
+        return standin.decide(charges.request, self._in_force, nodes, self._remote.places(charges), self._debt_key)
 
     async def _joins_back(self, standin: StandIn, charges: Charges) -> bool:
         """Whether the store knows of all that was admitted without it on a request's buckets, at the latest now. Until

@@ -31,7 +31,14 @@ LAYERS = [
     (
         "facade",
         [
-            *("shield.abuse", "shield.screen", "shield.sequel", "shield.keyed", "shield.standing_in"),
+            *(
+                "shield.abuse",
+                "shield.screen",
+                "shield.sequel",
+                "shield.keyed",
+                "shield.standing_in",
+                "shield.resolving",
+            ),
             *("shield.shield", "shield.testing", "shield"),
         ],
     ),
@@ -44,6 +51,7 @@ LAYERS = [
                 "shield.cli_bench",
                 "shield.cli_block",
                 "shield.cli_options",
+                "shield.cli_override",
                 "shield.cli_price",
                 "shield.__main__",
             ),

@@ -41,7 +41,7 @@ Place = tuple[str, str, str]
 """(whose, kind, value): "operator", "detector" or "throttle", and the subject."""
 
 
-class Block(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Block(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, tag="block", tag_field="what"):
     """One subject, refused, challenged or throttled until an instant; or, in an operator's place, let go."""
 
     kind: str
@@ -79,6 +79,11 @@ class Block(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         until_us = _FOR_GOOD if self.until_us is None else self.until_us
         return f"{self.stamp_us:020d}{self.reason == LIFTED:d}{until_us:020d}"
 
+    @property
+    def rank(self) -> tuple[str, bytes]:
+        """What `order` begins, and the text decides where that is the same."""
+        return self.order, msgspec.json.encode(self)
+
     def ends_before(self, now_us: int) -> bool:
         """Whether it is over."""
         return self.until_us is not None and self.until_us <= now_us
@@ -98,21 +103,8 @@ class Block(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         return shown | {"factor": self.factor} if self.reason == THROTTLE else shown
 
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Block).decode
-
-
-def encoded(block: Block) -> bytes:
-    """As it stands in files and in the store: one line of JSON."""
-    return _encode(block)
-
-
-def decoded(line: bytes) -> Block:
-    """ValueError for what is no block."""
-    try:
-        block = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"no block: {error}") from None
+def checked(block: Block) -> Block:
+    """The same, from wherever it came. ValueError for what cannot be."""
     if subject_of(block.kind, block.value) != block.subject or not 0 <= block.level < 64:
         raise ValueError(f"no block: {block.kind}")
     if not all(0 <= at_us < _FOR_GOOD for at_us in (block.stamp_us, block.since_us, block.until_us or 0)):

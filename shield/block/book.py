@@ -31,7 +31,6 @@ from shield.block.block import (
     Block,
     Place,
     Subject,
-    encoded,
 )
 from shield.core.cidr import PrefixTable, canonical
 from shield.policy.abuse import DAY_US, Blocks
@@ -195,7 +194,7 @@ class BlockBook:
         """A block from wherever. Whether it is news."""
         place = block.place
         known = self._said.get(place)
-        if known is not None and (known.order, encoded(known)) >= (block.order, encoded(block)):
+        if known is not None and known.rank >= block.rank:
             return False
         forget_us = self.forgotten_at(block)
         if forget_us is not None and forget_us <= now_us:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from shield.block.block import Block, decoded, encoded
+from shield.block.said import Entry, decoded, encoded
 from shield.errors import ShieldError
 
 # Blocks that were replaced or lifted make the file longer than what it says: this many lines more, and it is written
@@ -47,7 +47,7 @@ class BlockFile:
         self._read_bytes = 0
         self._lines = 0
 
-    def open(self) -> list[Block]:
+    def open(self) -> list[Entry]:
         """Makes the file if there is none; what it says. BlockFileError."""
         try:
             with self._locked():
@@ -63,11 +63,11 @@ class BlockFile:
         except OSError:
             return True
 
-    def exchange(self, news: Sequence[Block], everything: Sequence[Block]) -> tuple[list[Block], bool]:
+    def exchange(self, news: Sequence[Entry], everything: Sequence[Entry]) -> tuple[list[Entry], bool]:
         """What others have appended, and whether `news` were: they are not while the file cannot be used. `everything`,
         which `news` are part of, is what is left of it where it has to be written anew or somebody has removed it.
         """
-        heard: list[Block] = []
+        heard: list[Entry] = []
         try:
             with self._locked() as made:
                 heard = self._news()
@@ -119,7 +119,7 @@ class BlockFile:
         except FileNotFoundError:
             return False
 
-    def _news(self) -> list[Block]:
+    def _news(self) -> list[Entry]:
         size = os.fstat(self._fd).st_size
         if size > MAX_FILE_BYTES:
             raise OSError(f"it has more than {MAX_FILE_BYTES:,} bytes")
@@ -153,7 +153,7 @@ class BlockFile:
             raise OSError("the disk is full")
         self._lines += len(lines)
 
-    def _write_anew(self, blocks: Sequence[Block]) -> None:
+    def _write_anew(self, blocks: Sequence[Entry]) -> None:
         fresh = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         lines = [encoded(block) for block in blocks]
         data = b"\n".join([*lines, b""])

@@ -9,15 +9,17 @@ that is away hears of it when it is back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from shield.block.block import BLOCKED, LIFTED, Block, Place, Subject, decoded, encoded, subject_of
+from shield.block.block import BLOCKED, LIFTED, Block, Place, Subject, subject_of
 from shield.block.book import BlockBook
 from shield.block.file import BlockFile
 from shield.block.lists import BlockLists, no_lists
+from shield.block.override import Override, OverrideBook
+from shield.block.said import Entry, decoded, encoded
 from shield.errors import StoreError
 from shield.store.block_log import MOST_SAID, BlockLog, Said
 
@@ -39,6 +41,7 @@ class BlockLedger:
     def __init__(self, now_us: Callable[[], int], path: Path | None = None) -> None:
         self._now_us = now_us
         self.book = BlockBook()
+        self.overrides = OverrideBook()
         self.lists = no_lists()
         self.listeners: list[Listener] = []
         """Called with every block that was set or lifted here."""
@@ -47,8 +50,8 @@ class BlockLedger:
         self.faults = 0
         self._file = BlockFile(path) if path is not None else None
         self._log: BlockLog | None = None
-        self._unwritten: dict[Place, Block] = {}
-        self._unsent: dict[Place, Block] = {}
+        self._unwritten: dict[Place, Entry] = {}
+        self._unsent: dict[Place, Entry] = {}
         self._news = asyncio.Event()
         self._turning = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -122,22 +125,56 @@ class BlockLedger:
             self._say(block)
         return block
 
-    def _say(self, block: Block) -> None:
-        self.book.learn(block, self._now_us())
+    def override(
+        self,
+        policy: Policy,
+        limit: str,
+        key: Mapping[str, str],
+        numbers: Mapping[str, Any],
+        *,
+        until_us: int | None,
+        by: str,
+        why: str = "",
+    ) -> Override:
+        """Gives one key of a limit numbers of its own. ValueError for what does not fit the policy."""
+        said = self.overrides.stated(policy, limit, key, numbers, self._now_us(), until_us=until_us, by=by, why=why)
+        self._say(said)
+        return said
+
+    def lift_override(self, policy: Policy, limit: str, key: Mapping[str, str], *, by: str) -> bool:
+        """Ends it. False where there was none. ValueError for what does not fit the policy."""
+        said = self.overrides.lift(policy, limit, key, self._now_us(), by=by)
+        if said is not None:
+            self._say(said)
+        return said is not None
+
+    def _say(self, said: Entry) -> None:
+        self._learn(said)
         if self._file is not None:
-            self._unwritten[block.place] = block
+            self._unwritten[said.place] = said
         if self._log is not None:
-            self._unsent[block.place] = block
+            self._unsent[said.place] = said
         if self._task is None:
             self._write_here()
         else:
             self._news.set()
         self.changed()
+        if isinstance(said, Block):
+            self._tell(said)
+
+    def _tell(self, block: Block) -> None:
         for listener in self.listeners:
             try:
                 listener(block)
             except Exception:
                 self.faults += 1
+
+    def _learn(self, said: Entry) -> bool:
+        now_us = self._now_us()
+        return self.book.learn(said, now_us) if isinstance(said, Block) else self.overrides.learn(said, now_us)
+
+    def _everything(self) -> list[Entry]:
+        return [*self.book.everything(), *self.overrides.everything()]
 
     # ---- spreading ---------------------------------------------------------------------------------------------
 
@@ -146,7 +183,7 @@ class BlockLedger:
         if self._task is None:
             self._log = log
             if log is not None:
-                self._unsent = {block.place: block for block in self.book.everything()}
+                self._unsent = {block.place: block for block in self._everything()}
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -172,11 +209,10 @@ class BlockLedger:
     async def _turn(self) -> None:
         self._news.clear()
         self.book.sweep(self._now_us())
+        self.overrides.sweep(self._now_us())
         if self._file is not None and (self._unwritten or self._file.has_news()):
             news, self._unwritten = self._unwritten, {}
-            heard, written = await asyncio.to_thread(
-                self._file.exchange, list(news.values()), list(self.book.everything())
-            )
+            heard, written = await asyncio.to_thread(self._file.exchange, list(news.values()), self._everything())
             if not written:
                 self._unwritten = news | self._unwritten
             fresh = self._hear(heard)
@@ -197,26 +233,29 @@ class BlockLedger:
             except StoreError:
                 return
             if lost:
-                self._unsent = {block.place: block for block in self.book.everything()} | self._unsent
+                self._unsent = {block.place: block for block in self._everything()} | self._unsent
             for block in said:
                 if self._unsent.get(block.place) is block and not lost:
                     del self._unsent[block.place]
-            news = self._hear(_blocks(texts))
+            news = self._hear(_read(texts))
             if self._file is not None:
                 self._unwritten |= news
 
-    def _said(self, block: Block) -> Said:
-        place = "|".join(block.place).encode("utf-8", "surrogatepass")
-        return Said(place, block.order.encode(), encoded(block), self.book.forgotten_at(block))
+    def _said(self, said: Entry) -> Said:
+        place = "|".join(said.place).encode("utf-8", "surrogatepass")
+        if isinstance(said, Block):
+            forget_us = self.book.forgotten_at(said)
+        else:
+            forget_us = self.overrides.forgotten_at(said)
+        return Said(place, said.order.encode(), encoded(said), forget_us)
 
-    def _hear(self, blocks: Iterable[Block]) -> dict[Place, Block]:
+    def _hear(self, said: Iterable[Entry]) -> dict[Place, Entry]:
         """Those of them that are news."""
-        now_us = self._now_us()
-        return {block.place: block for block in blocks if self.book.learn(block, now_us)}
+        return {one.place: one for one in said if self._learn(one)}
 
     def _write_here(self) -> None:
         if self._file is not None and self._unwritten:
-            heard, written = self._file.exchange(list(self._unwritten.values()), list(self.book.everything()))
+            heard, written = self._file.exchange(list(self._unwritten.values()), self._everything())
             if written:
                 self._unwritten = {}
             self._hear(heard)
@@ -245,10 +284,11 @@ class BlockLedger:
             "blocks_file_faults": self._file.faults if self._file is not None else 0,
             "blocks_file_lines_unread": self._file.unread if self._file is not None else 0,
             "blocks_faults": self.faults,
+            "overrides_in_force": len(self.overrides),
         }
 
 
-def _blocks(texts: Iterable[bytes]) -> Iterable[Block]:
+def _read(texts: Iterable[bytes]) -> Iterable[Entry]:
     for text in texts:
         try:
             yield decoded(text)

@@ -204,6 +204,8 @@ class Policy:
     detectors: tuple[Detector, ...] = field(default=(), metadata=LATE)
     blocks: Blocks = field(default=Blocks(), metadata=LATE)
     events: Events | None = field(default=None, metadata=LATE)  # None: there are none
+    # Limit -> canonical bytes of a key -> the plan whose numbers it has. Operators say so while the policy is in force.
+    overrides: Mapping[str, Mapping[bytes, str]] = field(default_factory=_frozen, hash=False, compare=False, repr=False)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Policy:

@@ -277,6 +277,14 @@ def _plans(
     return MappingProxyType(merged) if len(merged) == len(entries) else None
 
 
+def numbers_of_plan(
+    entry: Mapping[str, Any], base_rate: Rate | None, algorithm: str, base: Numbers, report: Report
+) -> Numbers | None:
+    """What an entry of `plans`, which the schema has read, makes of a limit's numbers. None: see the report."""
+    _only(schema.PLAN.keys, entry, algorithm, "", report)
+    return _plan_numbers(entry, base_rate, algorithm, base, "", report)
+
+
 def _plan_numbers(
     entry: Mapping[str, Any], base_rate: Any, algorithm: str, base: Numbers | None, path: str, report: Report
 ) -> Numbers | None:

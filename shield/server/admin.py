@@ -13,6 +13,8 @@ from shield.server.bounds import MAX_POLICY_BODY_BYTES
 from shield.server.exchange import JSON_TYPE, Answer, Ask, Handler
 from shield.server.keys import METHODS, keys_handler
 from shield.server.listener import Route
+from shield.server.overrides import METHODS as OVERRIDE_METHODS
+from shield.server.overrides import overrides_handler
 from shield.server.problem import Problem, encode
 from shield.server.service import Front, PolicyChanged
 from shield.server.source import PolicySource
@@ -46,6 +48,7 @@ def admin_routes(service: Front, before_scrape: Callable[[], None]) -> dict[str,
         "/readyz": Route("readyz", _ready_handler(service), _READ, open=True),
         "/metrics": Route("metrics", metrics, _READ),
         "/v1/blocks": Route("blocks", blocks_handler(service), BLOCK_METHODS),
+        "/v1/overrides": Route("overrides", overrides_handler(service), OVERRIDE_METHODS),
         "/v1/policy": Route("policy", policy, _READ | {"PUT", "POST"}),
         "/v1/keys": Route("keys", keys_handler(service), METHODS),
     }

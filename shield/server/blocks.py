@@ -93,8 +93,8 @@ def _set(service: Front, body: bytes) -> Answer:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, f"no block: {error}") from None
     try:
-        until_us = _until_us(asked, service.now_us())
-        by = _name(asked.by)
+        until_us = until_of(asked.until, asked.lasting, service.now_us())
+        by = name_of(asked.by)
         if not asked.why.isprintable():
             raise ValueError("why: allowed: printable text")
         block = service.blocks.block(asked.kind, asked.value, until_us, by=by, why=asked.why, reason=asked.reason)
@@ -105,24 +105,26 @@ def _set(service: Front, body: bytes) -> Answer:
     return Answer(200, JSON_TYPE, encode(shown))
 
 
-def _name(by: str) -> str:
+def name_of(by: str) -> str:
+    """Whoever says something. ValueError."""
     if not by.isprintable() or by.startswith("detector:"):
         raise ValueError("by: allowed: printable text that does not begin with detector:")
     return by or OPERATOR
 
 
-def _until_us(asked: Asked, now_us: int) -> int | None:
-    if asked.until is not None and asked.lasting is not None:
+def until_of(until: float | None, lasting: str | None, now_us: int) -> int | None:
+    """When something ends that lasts until an instant (Unix seconds), or for so long. ValueError."""
+    if until is not None and lasting is not None:
         raise ValueError("for, until: allowed: one of them")
-    if asked.lasting is not None:
+    if lasting is not None:
         try:
-            until_us = now_us + parse_duration(asked.lasting)
+            until_us = now_us + parse_duration(lasting)
         except ValueError as error:
             raise ValueError(f"for: {error}") from None
-    elif asked.until is None:
+    elif until is None:
         return None
     else:
-        until_us = int(asked.until * 1_000_000) if abs(asked.until) < 1e12 else 0
+        until_us = int(until * 1_000_000) if abs(until) < 1e12 else 0
     if not now_us < until_us <= now_us + MAX_LASTING_US:
         raise ValueError("for, until: allowed: an instant from now to a hundred years ahead")
     return until_us
@@ -133,7 +135,7 @@ def _lift(service: Front, query: str) -> Answer:
     if not {"kind", "value"} <= asked.keys():
         raise Problem(400, f"found ?{query[:100]}; allowed: kind=KIND&value=VALUE")
     try:
-        by = _name(asked.get("by", OPERATOR))
+        by = name_of(asked.get("by", OPERATOR))
         ended = service.blocks.unblock(asked["kind"], asked["value"], by=by)
     except ValueError as error:
         raise Problem(400, str(error)) from None

@@ -29,9 +29,10 @@ GAUGES: Final = frozenset(
     | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
     | {"identity_tokens_cached", "identity_api_keys", "turns_waiting"}
     | {"blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing", "events_queued"}
+    | {"overrides_in_force"}
 )
 # What is no count of the store's.
-OF_ITS_OWN: Final = ("identity_", "blocks_", "events_", "turns_", "middleware_")
+OF_ITS_OWN: Final = ("identity_", "blocks_", "overrides_", "events_", "turns_", "middleware_")
 
 Rows = Iterable[tuple[tuple[str, ...], int | float]]
 More = Callable[[], Iterable[Metric]]

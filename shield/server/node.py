@@ -32,6 +32,7 @@ from shield.store.url import StoreURLError
 # What is the same in all processes of a host is not added up: of files, and what a shared table tells of itself.
 HOST_WIDE: Final = frozenset(
     {"identity_api_keys", "blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing"}
+    | {"overrides_in_force"}
 )
 TABLE_WIDE: Final = frozenset(
     {"keys", "max_keys", "size_bytes", "receipts", "max_receipts", "leases", "max_leases", "nonces", "max_nonces"}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from shield import Request
 from shield.block import Block, BlockBook
-from shield.block.block import LIFTED, decoded, encoded, subject_of
+from shield.block.block import LIFTED, subject_of
+from shield.block.said import decoded, encoded
 from shield.policy.abuse import Blocks
 
 NOW = 1_700_000_000_000_000

@@ -149,6 +149,13 @@ def test_the_order_of_refusals_and_that_a_block_costs_nothing() -> None:
     assert statuses == {"address": 999}
 
 
+def test_a_block_comes_before_the_nonce() -> None:
+    shield = Shield(Policy.parse("version = 1\n[guard.replay]\nrequired = true"), clock=ManualClock())
+    assert shield.check_nowait(Request(ip="192.0.2.1")).reason == "nonce_missing"
+    shield.abuse.blocks.block("ip", "192.0.2.1", None, by="operator")
+    assert shield.check_nowait(Request(ip="192.0.2.1")).reason == "blocked"
+
+
 def test_limits_that_count_refusals_count_blocked_requests() -> None:
     shield = shield_of()
     shield.abuse.blocks.block("ip", "203.0.113.9", None, by="operator", why="")
