@@ -72,4 +72,5 @@ def pairs_of(headers: HeaderFields) -> tuple[tuple[str, str], ...]:
     for name, value in found:
         if not isinstance(name, str) or not isinstance(value, str):
             raise RequestError("headers", "expected text in names and values")
-    return tuple(found)
+    # Frameworks have texts of their own for names, which no store knows how to write.
+    return tuple((str(name), str(value)) for name, value in found)

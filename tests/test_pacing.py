@@ -206,7 +206,7 @@ async def test_a_place_that_comes_free_here_is_taken_at_once_and_in_order(shield
 
 
 async def test_slots_of_a_remote_store(valkey):
-    async with Shield(Policy.parse(POLICY), valkey.url) as shield:
+    async with Shield(Policy.parse(POLICY), valkey.url + "?deadline=5s") as shield:
         async with shield.slot("one", "remote"):
             with pytest.raises(Refused):
                 async with shield.slot("one", "remote", timeout_s=0):

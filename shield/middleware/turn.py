@@ -157,7 +157,7 @@ class Turn:
                 except RequestError:
                     # A header field that could not be sent again. That it was done is kept all the same.
                     await self.shield.complete(self.decision, capture.status, (), None)
-        except (StoreError, ReceiptError, RequestError):
+        except Exception:  # whatever it is, the client has a response coming
             self.shield.counts["middleware_not_kept"] += 1
 
     async def extend(self) -> bool:

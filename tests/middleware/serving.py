@@ -118,3 +118,15 @@ def gunicorn_serving(target: str, *, args: tuple[str, ...] = (), env: dict[str, 
                 process.kill()
                 process.wait()
             sock.close()
+
+
+@contextmanager
+def removed_after(store: str) -> Iterator[None]:
+    """The files of a shared table."""
+    try:
+        yield
+    finally:
+        for folder in ("/dev/shm", "/tmp"):
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                if store.startswith("shared") and store.removeprefix("shared://") in name:
+                    os.unlink(os.path.join(folder, name))

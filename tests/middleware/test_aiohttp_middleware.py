@@ -250,7 +250,7 @@ async def test_graphql_operations_are_read_from_the_body():
 
 
 async def test_every_store_serves(valkey):
-    async with serving(POLICY + PLACES.split("1", 1)[1], store=valkey.url + "?prefix=aio") as (_, client):
+    async with serving(POLICY + PLACES.split("1", 1)[1], store=valkey.url + "?prefix=aio&deadline=5s") as (_, client):
         answers = [await client.get("/") for _ in range(6)]
         assert [answer.status_code for answer in answers] == [200] * 5 + [429]
     async with serving(POLICY, store="redis://127.0.0.1:9/0") as (_, client):

@@ -416,7 +416,9 @@ async def test_a_store_that_is_away_is_no_error_of_the_application():
 
 async def test_every_store_serves(valkey):
     seen = Seen()
-    app = ShieldMiddleware(starlette_app(seen), Policy.parse(POLICY + PLACES.split("1", 1)[1]), store=valkey.url)
+    app = ShieldMiddleware(
+        starlette_app(seen), Policy.parse(POLICY + PLACES.split("1", 1)[1]), store=valkey.url + "?deadline=5s"
+    )
     async with uvicorn_serving(app) as url, httpx.AsyncClient(base_url=url) as client:
         answers = [await client.get("/") for _ in range(6)]
         assert [answer.status_code for answer in answers] == [200] * 5 + [429]
@@ -535,3 +537,20 @@ async def test_nonces_from_header_fields():
         for strange in ("1e9", "now", "-1", "inf", "\u0661"):
             answer = await site.client.get("/", headers={"Nonce": "n-4", "Timestamp": strange.encode()})
             assert (answer.status_code, answer.json()["field"]) == (400, "timestamp")
+
+
+async def test_a_nonce_is_let_through_once():
+    policy = POLICY + '\n[guard.replay]\nrequired = true\nwindow = "60s"\nmatch = { path = "/echo" }\n'
+    async with serving(starlette_app, policy=policy, nonce=("Nonce", "Timestamp")) as site:
+        site.clock.advance(s=3600)
+        now_s = site.clock.now_ns // 10**9
+
+        async def ask(**fields: str) -> tuple[int, str | None]:
+            answer = await site.client.post("/echo", headers=fields)
+            return answer.status_code, None if answer.status_code == 200 else answer.json()["reason"]
+
+        assert await ask(Nonce="n-1", Timestamp=str(now_s)) == (200, None)
+        assert await ask(Nonce="n-1", Timestamp=str(now_s)) == (409, "replay")
+        assert await ask(Nonce="n-2", Timestamp=f"{now_s - 3}.250") == (200, None)
+        assert await ask(Nonce="n-3", Timestamp=str(now_s - 61)) == (401, "stale")
+        assert await ask() == (401, "nonce_missing")

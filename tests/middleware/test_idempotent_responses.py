@@ -159,9 +159,9 @@ class Site:
 
 
 @asynccontextmanager
-async def serving(kind: str, policy: str = POLICY) -> AsyncIterator[Site]:
+async def serving(kind: str, policy: str = POLICY, store: str = "memory://") -> AsyncIterator[Site]:
     ran, clock = Ran(), ManualClock()
-    shield = Shield(Policy.parse(policy), clock=clock)
+    shield = Shield(Policy.parse(policy), store, clock=clock if store == "memory://" else None)
     if kind == "aiohttp":
         handlers = AioHandlers(ran)
         app = web.Application()
@@ -304,6 +304,24 @@ async def test_many_at_once_run_once(kind):
         assert site.ran.times == 1
         assert {answer.status_code for answer in answers} <= {201, 409}
         assert {answer.text for answer in answers if answer.status_code == 201} == {"run 1"}
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "aiohttp"])
+async def test_two_applications_with_one_store(kind, common_store):
+    """What one has answered the other gives again, and what one is at is in flight for the other."""
+    async with serving(kind, store=common_store) as site, serving(kind, store=common_store) as other:
+        first = await site.post("/write", "r-1")
+        again = await other.post("/write", "r-1")
+        assert (again.text, again.headers["idempotent-replayed"]) == (first.text, "true")
+        running = asyncio.create_task(site.post("/waits", "r-2"))
+        await site.ran.began.wait()
+        assert (await other.post("/waits", "r-2")).json()["reason"] == "idempotency_in_flight"
+        site.ran.go_on.set()
+        assert (await running).text == (await other.post("/waits", "r-2")).text
+        answers = await asyncio.gather(*(one.post("/write", "r-3") for one in (site, other) for _ in range(20)))
+        assert {answer.status_code for answer in answers} <= {201, 409}
+        assert len({answer.text for answer in answers if answer.status_code == 201}) == 1
+        assert site.ran.times + other.ran.times == 3
 
 
 # ---- WSGI --------------------------------------------------------------------------------------------------------

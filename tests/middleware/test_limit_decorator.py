@@ -82,7 +82,7 @@ async def test_handlers_in_threads(store, request):
     def in_thread(request):
         return PlainTextResponse("from a thread")
 
-    url = "memory://" if store == "memory" else request.getfixturevalue("valkey").url + "?prefix=threads"
+    url = "memory://" if store == "memory" else request.getfixturevalue("valkey").url + "?prefix=threads&deadline=5s"
     app = ShieldMiddleware(Starlette(routes=[Route("/", in_thread)]), Policy(), store=url)
     async with uvicorn_serving(app) as at, httpx.AsyncClient(base_url=at) as client:
         answers = [await client.get("/") for _ in range(3)]

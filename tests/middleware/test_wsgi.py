@@ -6,11 +6,9 @@ import asyncio
 import gzip
 import os
 import socket
-import threading
+import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from wsgiref.validate import validator
 
 import httpx
@@ -20,7 +18,7 @@ from shield import Policy, Request, Shield
 from shield.middleware.bridge import Bridge
 from shield.middleware.wsgi import ShieldMiddleware
 from shield.testing import FailingStore
-from tests.middleware.serving import gunicorn_serving
+from tests.middleware.serving import gunicorn_serving, removed_after
 
 POLICY = """
 version = 1
@@ -101,13 +99,9 @@ def test_a_site_in_threads_of_one_process(site):
         assert refused.json()["violated-policies"] == ["address"]
 
 
-@pytest.mark.parametrize("store", ["shared", "redis"])
-def test_processes_count_together(site, store, request, tmp_path):
-    store = f"shared://test-{uuid.uuid4().hex[:12]}" if store == "shared" else request.getfixturevalue("valkey").url
+def test_processes_count_together(site, common_store):
     args = ("--workers", "2", "--worker-class", "gthread", "--threads", "4", "--preload")
-    if store.startswith("unix"):
-        store += "?prefix=" + uuid.uuid4().hex[:8]
-    with removed_after(store), gunicorn_serving(site, args=args, env=env(store)) as url:
+    with gunicorn_serving(site, args=args, env=env(common_store)) as url:
 
         def ask(_: int) -> int:
             return httpx.get(url + "/").status_code
@@ -118,12 +112,11 @@ def test_processes_count_together(site, store, request, tmp_path):
         assert statuses.count(429) == 20
 
 
-def test_a_write_happens_once_over_all_processes():
-    store = f"shared://test-{uuid.uuid4().hex[:12]}"
+def test_a_write_happens_once_over_all_processes(common_store):
     guard = '[identity]\nheaders = { user = "X-User" }\n[guard.idempotency]\nmethods = ["POST"]\n'
-    environ = {"SITE_STORE": store, "SITE_POLICY": "version = 1\n" + guard}
+    environ = {"SITE_STORE": common_store, "SITE_POLICY": "version = 1\n" + guard}
     args = ("--workers", "2", "--worker-class", "gthread", "--threads", "4")
-    with removed_after(store), gunicorn_serving(SITES["flask"], args=args, env=environ) as url:
+    with gunicorn_serving(SITES["flask"], args=args, env=environ) as url:
 
         def write(number: int) -> httpx.Response:
             headers = {"X-User": f"u-{number % 2}", "Idempotency-Key": "k"}
@@ -138,18 +131,6 @@ def test_a_write_happens_once_over_all_processes():
             again = write(user)
             assert again.json()["number"] == done[0]
             assert again.headers["idempotent-replayed"] == "true"
-
-
-@contextmanager
-def removed_after(store: str) -> Iterator[None]:
-    """The files of a shared table."""
-    try:
-        yield
-    finally:
-        for folder in ("/dev/shm", "/tmp"):
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                if store.startswith("shared") and store.removeprefix("shared://") in name:
-                    os.unlink(os.path.join(folder, name))
 
 
 def test_a_store_that_is_away_is_no_error_of_the_application():
@@ -265,7 +246,7 @@ def test_the_loop_and_the_threads_take_turns():
         overlaps.extend(inside)
         inside.append(who)
         for _ in range(50):
-            threading.Event().wait(0)  # lets other threads run
+            time.sleep(0)  # lets other threads run
         inside.remove(who)
         turns.append(who)
 
