@@ -177,6 +177,11 @@ def _plan(
         bounds.append(Bound("one Redis shard, keys even", REDIS_BUSY / check_s, "more shards, or leases"))
     if memory > 0.8 * facts.get("memory_bytes", math.inf):
         bounds.append(Bound("memory of this machine", 0.0, "more of it, shorter windows, or fewer limits a key"))
+    if wanted.hot and store != "redis":
+        notes = [
+            *notes,
+            "a hot key's cache line travels between workers on a table: see `bench shared`",
+        ]
     if hosts > 1 and store != "redis":
         notes = [*notes, "limits hold across hosts on Redis only: a shared table is one host's"]
     return Plan(

@@ -49,7 +49,7 @@ def _measured(options: argparse.Namespace) -> int:
     found = _run(options)
     _write(options, found)  # first: whoever reads the table may stop reading it
     print(table.figures(found))
-    return FAULT if found.interrupted else 0
+    return FAULT if found.interrupted or found.faults else 0
 
 
 def _run(options: argparse.Namespace) -> Results:

@@ -39,7 +39,8 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
         found = [10.0**at for at in range(first, last + 1)]
         if last - first <= 2:
             found = [step * power for power in found for step in (1, 2, 5)]
-        return [one for one in found if low * 0.999 <= one <= high * 1.001]
+        found = [one for one in found if low * 0.999 <= one <= high * 1.001]
+        return found if len(found) > 2 else ticks(low, high, False)
     step = 10.0 ** math.floor(math.log10(max(high - low, 1e-12)))
     if (high - low) / step < 2:
         step /= 5

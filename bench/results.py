@@ -31,6 +31,8 @@ class Results:
     series: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     interrupted: bool = False
+    faults: int = 0
+    """Scenarios that ended by a fault of theirs; they are among what was skipped."""
 
     def add(self, scenario: str, found: Iterable[Found]) -> None:
         """What a scenario found."""

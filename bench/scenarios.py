@@ -51,3 +51,7 @@ def run(name: str, seconds: float, seed: int, results: Results) -> None:
         except ModuleNotFoundError as error:
             why = f"{error.name} is not installed: pip install 'shield-limiter[bench]'"
             results.add(name, [Skipped(f"{name} ({module})", why)])
+        except Exception as error:
+            # The figures of the other scenarios are not lost for it; the run's exit status tells.
+            results.faults += 1
+            results.add(name, [Skipped(f"{name} ({module})", f"a fault, {type(error).__name__}: {error}")])

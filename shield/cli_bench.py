@@ -78,7 +78,12 @@ def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """The command. ImportError when it is not installed, UsageError for a misuse."""
     # `python -m bench` has loaded the clone's own.
-    command = sys.modules.get("bench.command") or importlib.import_module("shield.bench.command")
+    try:
+        command = sys.modules.get("bench.command") or importlib.import_module("shield.bench.command")
+    except ModuleNotFoundError as error:
+        if error.name not in ("shield.bench", "shield.bench.command"):
+            raise
+        raise ImportError("the benchmarks are not installed here; in a clone: python -m bench") from None
     status: int = command.run(options)
     return status
 

@@ -161,6 +161,19 @@ def test_the_library_does_not_import_the_edges():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_server_needs_no_extra():
+    """What `pip install shield-limiter` brings is enough to serve a policy that asks for no more."""
+    code = (
+        "import sys\n"
+        "for extra in ('jwt', 'cryptography', 'graphql', 'yaml', 'maxminddb', 'hdrh', 'rich', 'limits'):\n"
+        "    sys.modules[extra] = None\n"
+        "import shield.cli, shield.server.lifecycle, shield.server.worker_process, shield.server.node\n"
+        "from shield.server.source import PolicySource\n"
+        "shield.Shield(PolicySource.starter().parse()).check_nowait(shield.Request(ip='203.0.113.7'))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_missing_binaries_say_how_to_build_them(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "shield", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     done = subprocess.run([sys.executable, "-c", "import shield"], cwd=tmp_path, capture_output=True, text=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from shield.identity.jose import TokenError
-from shield.identity.keys import Key
 from shield.request import Attribute, Request
+
+if TYPE_CHECKING:
+    from shield.identity.keys import Key  # which needs the extra `jwt`
 
 MAX_VALUE_BYTES: Final = 256
 """Of a tenant, user or plan. Real ones are ids, addresses or short names."""

@@ -73,6 +73,7 @@ def test_the_hot_key_lives_on_one_shard():
 
 def test_what_binds_first_comes_first():
     shared, redis = both(Wanted(10_000, p99_ms=4.0, hot=0.9))
+    assert any("cache line travels" in note for note in shared.notes)
     assert [bound.rate for bound in redis.bounds] == sorted(bound.rate for bound in redis.bounds)
     assert redis.bounds[0].name == "one Redis shard, keys even"
     assert redis.bounds[0].rate == pytest.approx(40_000)

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import pytest
 from test_bench_capacity import FACTS
 
 from bench.process import python, shield_of
 from bench.record import Measured, Row, Series
 from bench.results import Results
+from shield import cli_bench
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,6 +115,13 @@ def test_a_capacity_plan_comes_of_a_measured_file(tmp_path):
     done = run(*ask, "--rate", "1")
     assert (done.returncode, done.stdout) == (2, "")
     assert "no measurements of the scenario capacity" in done.stderr
+
+
+def test_where_the_benchmarks_are_not_installed_it_says_where_they_are(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bench.command", None)
+    monkeypatch.setitem(sys.modules, "shield.bench", None)
+    with pytest.raises(ImportError, match="in a clone: python -m bench"):
+        cli_bench.run(Namespace())
 
 
 def test_the_list_says_what_each_scenario_asks():

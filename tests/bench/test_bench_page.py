@@ -98,6 +98,7 @@ def test_ticks_are_round():
     assert plots.ticks(0, 3000, False) == [0, 500, 1000, 1500, 2000, 2500, 3000]
     assert plots.ticks(0.05, 200, True) == pytest.approx([0.1, 1, 10, 100])
     assert plots.ticks(1, 10, True) == [1, 2, 5, 10]
+    assert plots.ticks(18, 45, True) == [20, 25, 30, 35, 40, 45]  # less than a decade
     assert [plots.number(x) for x in (0.5, 12, 1500, 20e6, 3e9)] == ["0.5", "12", "1.5k", "20M", "3G"]
 
 

@@ -78,6 +78,18 @@ def test_a_module_that_misses_a_package_is_skipped(monkeypatch):
     assert found.skipped[0]["why"].startswith("bench.gone_module is not installed")
 
 
+def test_a_fault_of_one_scenario_keeps_the_figures_of_the_others(monkeypatch):
+    def faulty(seconds: float) -> list[Row]:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(import_module("bench.decision"), "run", faulty)
+    found = Results({}, {})
+    found.add("core", [Row("allow", 1.0, "ns")])
+    scenarios.run("decision", 0.1, 1, found)
+    assert (len(found.rows), found.faults) == (1, 1)
+    assert found.skipped[0]["why"] == "a fault, ZeroDivisionError: by nothing"
+
+
 def test_one_core_is_enough_for_what_needs_no_second(monkeypatch):
     monkeypatch.setattr(workers, "cores", lambda: [0])
     assert workers.counts() == [1]
