@@ -21,6 +21,7 @@ class Scenario(NamedTuple):
 SCENARIOS = {
     "core": Scenario("one limit, from Python into the compiled table and back", ("core", "algorithms")),
     "decision": Scenario("six limits in one step", ("decision",)),
+    "idempotency": Scenario("what an idempotency key adds to a decision", ("idempotency",)),
     "blocks": Scenario("a million blocked networks, and a check beside blocks", ("blocks",)),
     "graphql": Scenario("pricing an operation, and the hostile ones", ("graphql",)),
     "detectors": Scenario("twelve detectors beside a check", ("detectors",)),

@@ -89,6 +89,7 @@ async def test_the_key_is_taken_only_when_the_limits_admit(opened: Open) -> None
             assert (await node.ask(None)).allowed  # no key, no guard
         refused = await node.ask()
         assert (refused.reason, refused.violated, refused.idempotency) == ("limit", ["writes"], None)
+        assert (await node.ask(fingerprint="sha256:bb")).reason == "limit"  # nothing is known of the key
         node.clock.move(HOUR)
         assert (await node.ask()).allowed  # nobody owned it
 
