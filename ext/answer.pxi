@@ -76,14 +76,7 @@ cdef char *put_decision(char *at, Decision d, const Texts *texts) except NULL:
 
 cdef int decided_plain(object decision) except -1:
     cdef Decision d = <Decision?>decision
-    cdef Charges c = d.charges
-    cdef int i
-    if not d.allowed or c.degraded:
-        return False
-    for i in range(c.n):
-        if c.items[i].verdict != FITS:
-            return False
-    return True
+    return d.allowed and not d.charges.degraded and not d.shadow
 
 
 cdef char *decided_json(object decision, char *at, Py_ssize_t room_bytes) except? NULL:

@@ -9,7 +9,7 @@ cdef extern from *:
     const char *DECIDED "SHIELD_DECIDED"
 
 cdef struct Decided:
-    # Whether it was allowed on the store's truth, without a word of a limit in shadow mode. -1: TypeError.
+    # Whether it was allowed on the store's truth, with nothing in shadow mode that would have refused. -1: TypeError.
     int (*plain)(object decision) except -1
     # Writes what `to_json` returns; the place behind it, NULL where that would take more than `room_bytes`.
     char *(*put_json)(object decision, char *at, Py_ssize_t room_bytes) except? NULL
