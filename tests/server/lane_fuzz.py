@@ -396,7 +396,8 @@ class Fuzz:
         moods = self.random if self.random.random() < 0.1 else None
         # Where a handler does not need the body, aiohttp's answer depends on whether it is here in the handler's turn:
         # bytes that the lane holds for a while must then not come later than they would have.
-        together = together or (not good and (moods is not None or express.waits))
+        waits = express.waits or b"/v1/re" in stream  # reports and releases are awaited whatever the store
+        together = together or (not good and (moods is not None or waits))
         cut = [0, *self.cuts(len(stream), len(stream) > 5_000, borders), len(stream)]
         turns = [0 if together else self.random.choice((0, 0, 1, 3)) for _ in cut]
         pieces = [(stream[a:b], turn) for a, b, turn in zip(cut, cut[1:], turns, strict=False) if a < b]
