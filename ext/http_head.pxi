@@ -161,6 +161,14 @@ cdef class Head:
     def __contains__(self, name):
         return isinstance(name, str) and self.find(name, 0) >= 0
 
+    def __iter__(self):
+        """The names of all fields."""
+        cdef const char *base = PyBytes_AS_STRING(self.data) + self.start
+        cdef int i
+        cdef list names = [
+            PyUnicode_DecodeASCII(base + self.fields[i].name, self.fields[i].name_size, NULL) for i in range(self.count)]
+        return iter(names)
+
 
 # Methods by name, and whether a request of it without Content-Length surely has no body.
 cdef struct Method:

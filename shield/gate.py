@@ -24,7 +24,7 @@ import msgspec
 from shield.clock import Clock
 from shield.compile import compile_policy
 from shield.core import Charges, CompiledPolicy, Decision, Registry, SharedTable, Table
-from shield.errors import PolicyError, PolicyIssue, StoreError
+from shield.errors import PolicyError, PolicyIssue, RequestError, StoreError
 from shield.policy import Policy
 from shield.policy.model import Identity, Limit
 from shield.request import Request
@@ -37,6 +37,7 @@ MISSING: Final = "a token is needed: Authorization: Bearer TOKEN"
 MISSING_KEY: Final = "an API key is needed"
 MISSING_EITHER: Final = "a token or an API key is needed"
 NOTHING_PRESENTED: Final = (MISSING, MISSING_KEY, MISSING_EITHER)
+_OF_KEYS: Final = frozenset(("tenant", "user", "plan"))
 NO_KEYS: Final = "the keys of the token's issuer are not at hand yet; try again"
 
 
@@ -69,12 +70,19 @@ class Gate:
             self.issuers = Issuers(identity)
             self.issuers.load_files(self.now_us())
         self.api_keys = open_api_keys(identity)
+        self.proofs = None
+        if policy.replay is not None and policy.replay.schemes:
+            try:
+                from shield.identity.proofs import Proofs
+            except ImportError as error:
+                raise PolicyError([PolicyIssue("guard.replay.scheme", _NEEDS.format(error.name))]) from None
+            self.proofs = Proofs(policy.replay, identity.directory)
         self.on_unknown_key: Callable[[], None] | None = None
         """Called when a token has named a key that is not there."""
         self._missing = (
             (MISSING if self.api_keys is None else MISSING_EITHER) if self.issuers is not None else MISSING_KEY
         )
-        taken = self.issuers.taken if self.issuers is not None else frozenset(("tenant", "user", "plan"))
+        taken = self.issuers.taken if self.issuers is not None else _OF_KEYS if identity.api_keys else frozenset()
         self._fields = {name: None for name in taken if not name.startswith("attributes.")}
         self._attributes = {name.removeprefix("attributes."): None for name in taken if name not in self._fields}
         self.compile(policy)
@@ -109,6 +117,11 @@ class Gate:
 
     def known(self, request: Request) -> Request | None:
         """The request as its principal's, where that needs no verification and refuses nobody; else None."""
+        if self.proofs is not None and self.proofs.wants(request):
+            return None
+        return self._known(request)
+
+    def _known(self, request: Request) -> Request | None:
         token = request.token
         if token and self.issuers is not None:
             if type(token) is not str:
@@ -135,7 +148,7 @@ class Gate:
         if planned.reason == "invalid":
             yield Step(planned, False)
             return Decision(planned)
-        if not self._presents(request):
+        if not self._presents(request) and not self._anonymous:
             return (yield from self._refuse(self._refusing, bare, self._missing))
         if self._asking_here is not None:
             asking = self._asking_here.charges(bare)
@@ -143,11 +156,13 @@ class Gate:
             yield Step(asking, True)
             if not asking.fits():
                 return Decision(asking)
-        asking = self._asking.charges(bare)
-        asking.ask()
-        yield Step(asking, False)
-        if not asking.fits():
-            return (yield from self._deny(asking, bare))
+        # A signature alone costs no round trip: what this process has counted decides.
+        if self._local or self._known(request) is None:
+            asking = self._asking.charges(bare)
+            asking.ask()
+            yield Step(asking, False)
+            if not asking.fits():
+                return (yield from self._deny(asking, bare))
         return (yield from self._verify(request, bare))
 
     def pass_nowait(self, request: Request, table: Table | SharedTable) -> Request | Decision:
@@ -179,8 +194,13 @@ class Gate:
         from shield.identity.jose import TokenError
 
         try:
-            return self.identify(request)
+            passed = self.identify(request)
+            return passed if self.proofs is None else self._prove(passed)
+        except RequestError as error:
+            return (yield from self._refuse(self._refusing, bare, str(error), reason="invalid"))
         except TokenError as error:
+            if error.reason == "stale":  # of a signature that says itself how long it is good
+                return (yield from self._refuse(self._refusing, bare, error.detail, reason="stale"))
             if error.kid is not None and self.on_unknown_key is not None:
                 self.on_unknown_key()
             if error.transient and self.issuers is not None:
@@ -191,6 +211,21 @@ class Gate:
             if self._failing_here is not None and not refused.degraded:
                 yield from self._refuse(self._failing_here, bare, error.detail, here=True)
             return refused
+
+    def _prove(self, request: Request) -> Request:
+        """The request with the nonce that it was signed with. TokenError for a wrong signature, RequestError."""
+        from shield.identity.jose import TokenError
+        from shield.identity.proof import ProofError
+
+        assert self.proofs is not None
+        try:
+            return self.proofs.applied(request, self._clock() / 1e9)
+        except ProofError as error:
+            raise TokenError(error.reason, error.detail) from None
+
+    def wants_body(self, request: Request) -> bool:
+        """Whether a signature is verified that may speak of the body."""
+        return self.proofs is not None and self.proofs.wants(request)
 
     def identify(self, request: Request) -> Request:
         """The request as its principal's, whatever that costs and whoever asks. TokenError."""
@@ -212,6 +247,8 @@ class Gate:
 
     def _bare(self, request: Request) -> Request:
         """The request without what only a token may say."""
+        if not self._fields and not self._attributes:
+            return request
         attributes = request.attributes
         if self._attributes and isinstance(attributes, dict) and not self._attributes.keys().isdisjoint(attributes):
             attributes = {name: value for name, value in attributes.items() if name not in self._attributes}
@@ -221,10 +258,17 @@ class Gate:
         return msgspec.structs.replace(request, **self._fields)
 
     def _refuse(
-        self, compiled: CompiledPolicy, bare: Request, detail: str, retry_us: int = 0, *, here: bool = False
+        self,
+        compiled: CompiledPolicy,
+        bare: Request,
+        detail: str,
+        retry_us: int = 0,
+        *,
+        here: bool = False,
+        reason: str = "identity",
     ) -> Generator[Step, None, Decision]:
         charges = compiled.charges(bare)
-        charges.turn_away("identity", detail, retry_us)
+        charges.turn_away(reason, detail, retry_us)
         yield Step(charges, here)
         return Decision(charges)
 

@@ -22,6 +22,7 @@ from shield.store.key_records import Action, Ending, Held, Outcome
 from shield.store.table import TableStore
 
 if TYPE_CHECKING:
+    from shield.gate import Gate
     from shield.guard.graphql import PriceGuard
     from shield.request import Request
 
@@ -32,6 +33,7 @@ AWAY_RETRY_US: Final = 1_000_000
 class Keyed(Sequel):
     """The part of `shield.Shield` that knows idempotency keys."""
 
+    _gate: Gate | None
     _keys: KeyGuard | None
     _prices: PriceGuard | None
     _table: Table | SharedTable
@@ -84,12 +86,13 @@ class Keyed(Sequel):
         return Ownership(owner, claim.rules.lease_us / 1_000_000, claim.rules.retention_us / 1_000_000)
 
     def wants_body(self, request: Request) -> bool:
-        """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations, and
-        for the fingerprint that an idempotency key is bound to.
+        """Whether the policy reads the body of such a request, where whoever asks has it: for GraphQL operations,
+        for signatures and for the fingerprint that an idempotency key is bound to.
         """
         if request.body is not None:
             return False
-        if self._keys is not None and request.idempotency is not None and not request.idempotency.fingerprint:
+        keyed = self._keys is not None and request.idempotency is not None and not request.idempotency.fingerprint
+        if keyed or (self._gate is not None and self._gate.wants_body(request)):
             return True
         try:
             return self._prices is not None and self._prices.reads(request)

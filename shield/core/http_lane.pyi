@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, final
 
 from typing_extensions import disjoint_base
@@ -40,6 +40,7 @@ class Head:
     def get(self, name: str, default: Any = None, /) -> Any: ...
     def getall(self, name: str, default: Sequence[str], /) -> Sequence[str]: ...
     def __contains__(self, name: object, /) -> bool: ...
+    def __iter__(self) -> Iterator[str]: ...
 
 @disjoint_base
 class Lane:

@@ -33,13 +33,31 @@ def default_failures() -> Limit:
 
 
 def identity_of(
-    values: Any, limits: Sequence[Limit], places: Mapping[str, int], report: Report, directory: str | None
+    values: Any,
+    limits: Sequence[Limit],
+    places: Mapping[str, int],
+    report: Report,
+    directory: str | None,
+    *,
+    signed: bool = False,
 ) -> Identity:
     """The model of [identity]. `limits`: all of the policy's, `places`: where in the file each name is; the limit for
-    failures is taken over.
+    failures is taken over. `signed`: signatures are verified, whoever asks.
     """
-    if values is None or values is REFUSED:
-        return Identity(directory=directory)
+    identity, wanted = Identity(directory=directory), False
+    if values is not None and values is not REFUSED:
+        identity, wanted = _identity(values, report, directory)
+    if not wanted and not signed:
+        return identity
+    own = next((limit for limit in limits if limit.name == IDENTITY_FAILURES), None)
+    failures = default_failures() if own is None else replace(own, count_denied=True)
+    if own is not None:
+        _check_failures(own, f"limit[{places[own.name]}]", report)
+    return replace(identity, failures=failures)
+
+
+def _identity(values: Mapping[str, Any], report: Report, directory: str | None) -> tuple[Identity, bool]:
+    """The model without its limit, and whether tokens or API keys are verified."""
     issuers = _issuers(values["jwt"], report)
     api_keys = _api_keys(values["api_keys"])
     wanted = bool(values["jwt"]) or values["api_keys"] is not None
@@ -59,13 +77,7 @@ def identity_of(
         api_keys=api_keys,
         directory=directory,
     )
-    if not wanted:
-        return identity
-    own = next((limit for limit in limits if limit.name == IDENTITY_FAILURES), None)
-    failures = default_failures() if own is None else replace(own, count_denied=True)
-    if own is not None:
-        _check_failures(own, f"limit[{places[own.name]}]", report)
-    return replace(identity, failures=failures)
+    return identity, wanted
 
 
 def _issuers(entries: Any, report: Report) -> tuple[JwtIssuer, ...]:

@@ -23,7 +23,7 @@ _ATTRIBUTE: Final = re.compile(r"attributes\.[A-Za-z0-9_-]{1,64}")
 CLAIM_FIELDS: Final = ("tenant", "user", "plan", "session")
 
 
-def _file(what: str) -> Scalar:
+def file_name(what: str) -> Scalar:
     """ "file:NAME". The message shows nothing of what was found: it may be the secret itself."""
     allowed = '"file:NAME", relative to the policy file'
 
@@ -124,7 +124,7 @@ JWT: Final = Table(
         Key("jwks", file_or_url(), "The issuer's public keys, a JWK Set. Either this or secret.", default_doc="none"),
         Key(
             "secret",
-            _file("file"),
+            file_name("file"),
             "A file with a secret shared with the issuer, for HS256, HS384 and HS512: at least as many bytes as the "
             "hash has. White space at its ends does not count.",
             default_doc="none",
@@ -184,13 +184,13 @@ API_KEYS: Final = Table(
     (
         Key(
             "store",
-            _file("file"),
+            file_name("file"),
             "Where keyed hashes of the keys are kept. It is made when the first key is.",
             required=True,
         ),
         Key(
             "secret",
-            _file("file"),
+            file_name("file"),
             "A file with the secret that the hashes are keyed with, at least 16 bytes. It is made with the first key.",
             default_doc='store with ".secret" behind it',
         ),

@@ -232,6 +232,11 @@ class Policy:
         return advice.warnings(self)
 
     @property
+    def signed(self) -> bool:
+        """Whether signatures of requests are verified."""
+        return self.replay is not None and bool(self.replay.schemes)
+
+    @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of a hash over the model: equal policies have equal ones."""
         text = json.dumps(_plain(self), sort_keys=True, separators=(",", ":"))

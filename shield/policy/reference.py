@@ -46,6 +46,7 @@ def _tables() -> Iterator[tuple[str, Table]]:
     yield "`[guard.size]`", schema.SIZE
     yield "`[guard.graphql]`", schema.GRAPHQL
     yield "`[guard.replay]`", schema.REPLAY
+    yield "`[[guard.replay.scheme]]`", schema.REPLAY_SCHEME
     yield "`[guard.idempotency]`", schema.IDEMPOTENCY
     yield "`[[detector]]`", DETECTOR
     yield "`on` and `failing` of a detector", CONDITION

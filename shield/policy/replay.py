@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import gcd
+from types import MappingProxyType
 from typing import Any, Literal
 
 from shield.policy.model import TOKEN_BUCKET, Limit, Numbers
 from shield.policy.report import REFUSED, Report
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayScheme:
+    """A kind of signature that has a nonce in it, and by whose keys."""
+
+    use: str
+    secrets: tuple[str, ...] = ()  # "file:NAME" each, of webhooks
+    keys: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), hash=False)  # keyid -> "file:NAME"
+    origin: str | None = None  # scheme, host and port that clients sign for; None: https and the request's host
+    methods: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +35,7 @@ class ReplayGuard:
     when_store_fails: Literal["deny", "allow"] = "deny"
     methods: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    schemes: tuple[ReplayScheme, ...] = ()
 
     @property
     def bounds(self) -> tuple[Limit, Limit]:
@@ -60,6 +75,11 @@ def replay_of(values: Any, report: Report) -> ReplayGuard | None:
     match = values["match"] if values["match"] is not None else {"method": None, "path": None}
     if values["future_skew"] > values["window"]:
         report.add("guard.replay.future_skew", "found a longer time than window; allowed: at most as long as window")
+    schemes = []
+    for at, entry in enumerate(values["scheme"]):
+        scheme = _scheme(entry, f"guard.replay.scheme[{at}]", report)
+        if scheme is not None:
+            schemes.append(scheme)
     return ReplayGuard(
         required=values["required"],
         window_us=values["window"],
@@ -68,4 +88,28 @@ def replay_of(values: Any, report: Report) -> ReplayGuard | None:
         when_store_fails=values["when_store_fails"],
         methods=match["method"] or (),
         paths=match["path"] or (),
+        schemes=tuple(schemes),
+    )
+
+
+def _scheme(values: Any, path: str, report: Report) -> ReplayScheme | None:
+    if values is REFUSED or any(value is REFUSED for value in values.values()):
+        return None
+    use = values["use"]
+    wanted = "keys" if use == "http-signature" else None if use == "dpop" else "secrets"
+    for name in ("keys", "secrets"):
+        if name == wanted and not values[name]:
+            report.add(f"{path}.{name}", f'missing; allowed: files, because of use = "{use}"')
+        elif name != wanted and values[name]:
+            report.add(f"{path}.{name}", f'found with use = "{use}"; allowed: leave it out')
+    if values["origin"] is not None and use not in ("http-signature", "dpop"):
+        report.add(f"{path}.origin", f'found with use = "{use}", which signs no URL; allowed: leave it out')
+    match = values["match"] if values["match"] is not None else {"method": None, "path": None}
+    return ReplayScheme(
+        use,
+        values["secrets"],
+        values["keys"],
+        values["origin"],
+        match["method"] or (),
+        match["path"] or (),
     )

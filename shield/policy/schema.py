@@ -18,7 +18,7 @@ from shield.policy.idempotency_schema import idempotency_table
 from shield.policy.identity_schema import API_KEYS, JWT_LIST
 from shield.policy.kinds import Key, ListOf, MapOf, RawList, Table, TableList
 from shield.policy.model import ALGORITHMS, CONCURRENCY, FIXED_WINDOW, LOOPBACK, SLIDING_WINDOW, TOKEN_BUCKET
-from shield.policy.replay_schema import replay_table
+from shield.policy.replay_schema import replay_table, scheme_table
 from shield.policy.report import suggestion
 from shield.policy.scalars import Scalar, Wrong
 from shield.request import MAX_COST
@@ -311,7 +311,8 @@ SIZE = Table(
 )
 
 GRAPHQL = graphql_table(MATCH)
-REPLAY = replay_table(MATCH)
+REPLAY_SCHEME = scheme_table(MATCH)
+REPLAY = replay_table(MATCH, REPLAY_SCHEME)
 IDEMPOTENCY = idempotency_table(MATCH)
 
 GUARD = Table(

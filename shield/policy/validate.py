@@ -87,11 +87,13 @@ def _policy(tree: object, report: Report, directory: str | None, read: Read) -> 
     if values is REFUSED:
         return None
     limits = _limits(values["limit"], report)
-    identity = identity_of(values["identity"], limits, _places(values["limit"]), report, directory)
     guard = values["guard"]
+    replay = replay_of(guard if guard in (None, REFUSED) else guard["replay"], report)
+    signed = replay is not None and bool(replay.schemes)
+    places = _places(values["limit"])
+    identity = identity_of(values["identity"], limits, places, report, directory, signed=signed)
     size = _size(guard)
     graphql = graphql_of(guard if guard in (None, REFUSED) else guard["graphql"], limits, report, read)
-    replay = replay_of(guard if guard in (None, REFUSED) else guard["replay"], report)
     idempotency = idempotency_of(guard if guard in (None, REFUSED) else guard["idempotency"], report)
     detectors = read_detectors(values["detector"], report)
     blocks, events = blocks_of(values["blocks"]), events_of(values["events"])

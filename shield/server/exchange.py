@@ -6,7 +6,7 @@ Problem, and cannot tell who carried it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from shield.core.http_lane import Answer
@@ -30,6 +30,9 @@ class Fields(Protocol):
         """Every value of a field, in order; `default` when it is absent."""
 
     def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, some perhaps several times."""
 
 
 class Ask(Protocol):

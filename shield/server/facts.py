@@ -20,7 +20,9 @@ _NUMBERS: Final = ("bytes", "cost")
 class GatewayFacts:
     """Builds a Request from a check request of a gateway, as far as one identity section lets it."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, *, signed: bool = False) -> None:
+        """`signed`: signatures are verified, which may cover any field."""
+        self._signed = signed
         self._proxies = TrustedProxies(identity.trusted_proxies)
         self._fields: list[tuple[str, str]] = []
         self._attributes: list[tuple[str, str]] = []
@@ -62,6 +64,8 @@ class GatewayFacts:
             facts["attributes"] = {
                 name: value for name, header in self._attributes if (value := single(headers, header)) is not None
             }
+        if self._signed:
+            facts["headers"] = signed_fields(headers)
         return Request(**facts)
 
     def _client_address(self, http: Ask) -> str | None:
@@ -69,6 +73,12 @@ class GatewayFacts:
         # A unix socket has no peer name, or an empty one.
         host = peer[0] if isinstance(peer, tuple) else None
         return self._proxies.client(host, http.headers.getall("X-Forwarded-For", _ABSENT)) or None
+
+
+def signed_fields(headers: Fields) -> dict[str, str]:
+    """All fields but the gateway's own secret; one that is there several times is joined as HTTP has it."""
+    names = {name.lower() for name in headers} - {"shield-authorization"}
+    return {name: ", ".join(headers.getall(name, _ABSENT)) for name in names}
 
 
 def single(headers: Fields, name: str) -> str | None:

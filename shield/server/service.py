@@ -197,7 +197,7 @@ class Service(Front):
         super().__init__(metrics, log, events_key)
         self.shield = shield
         self.source = source
-        self.facts = GatewayFacts(shield.policy.identity)
+        self.facts = GatewayFacts(shield.policy.identity, signed=shield.policy.signed)
         shield.abuse.listeners.append(self._detected)
         shield.abuse.refusal_listeners.append(self._would_refuse)
         shield.abuse.blocks.listeners.append(self.block_said)
@@ -258,7 +258,7 @@ class Service(Front):
         await self.shield.replace_policy(policy)
         self.adopt_events(policy, before)
         self.source = source
-        self.facts = GatewayFacts(policy.identity)
+        self.facts = GatewayFacts(policy.identity, signed=policy.signed)
         self.metrics.adopt(policy)
 
     # ---- for operators -------------------------------------------------------------------------------------
