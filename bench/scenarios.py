@@ -32,6 +32,7 @@ SCENARIOS = {
     "shared": Scenario("one table for the processes of a host", ("shared",)),
     "server": Scenario("the endpoint, and how late it is at which rate, on both lanes", ("server", "offered", "mixes")),
     "store": Scenario("Redis: how near to what one server can do", ("store", "stores")),
+    "leases": Scenario("Redis: one hot tenant over four processes", ("leases",)),
     "abuse": Scenario("all packaged detectors on traffic with attackers in it", ("abuse",)),
     "attack": Scenario("one exhausted key, newcomers without end, slow clients", ("attack",)),
     "faults": Scenario("Redis stands still, and a primary of a cluster is killed", ("faults", "failover")),

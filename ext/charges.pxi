@@ -15,6 +15,7 @@ cdef struct Charge:
     uint8_t newcomer
     uint8_t shared       # decided by the bucket that newcomers share while the table is full
     uint8_t rebased
+    uint8_t leased       # decided by what this node holds of it
 
 
 cdef enum:
@@ -522,6 +523,6 @@ cdef class Charges:
                 "key": self.address_of(i).hex(), "cost": charge.cost, "mode": limit.mode, "count_denied": limit.count_denied,
                 "verdict": charge.verdict, "state": state, "remaining": self.remaining_of(charge),
                 "retry_after_us": retry, "reset_after_us": from_u128(self.reset_of(charge)), "unknown": bool(charge.unknown),
-                "shared": bool(charge.shared), "lease": held.get(i),
+                "shared": bool(charge.shared), "leased": bool(charge.leased), "lease": held.get(i),
             })
         return out

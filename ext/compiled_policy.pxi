@@ -48,6 +48,7 @@ cdef struct CompiledLimit:
     int when_full        # 0 share, 1 deny, 2 allow
     int when_store_fails  # 0 local, 1 deny, 2 allow
     int nonces           # 0; 1 bounds the nonces of a tenant, 2 those of requests without one: no limit that users see
+    int leased           # units may be taken in advance where the store is another host's
     int identity
     uint32_t numbers
     int64_t cost
@@ -123,6 +124,7 @@ cdef class CompiledPolicy:
     cdef int64_t nonce_window_us
     cdef int64_t nonce_skew_us
     cdef bint nonce_fails_open    # while the store is away
+    cdef readonly bint leases    # some limit may be leased
     cdef int path_field
     cdef int ip_field
     cdef object request_type     # the class whose slots were looked up last
@@ -184,6 +186,8 @@ cdef class CompiledPolicy:
         c.when_store_fails = WHEN_STORE_FAILS[limit.when_store_fails]
         c.ttl_us = limit.ttl_us or 0
         c.nonces = max(0, i + 1 - self.n_told)
+        c.leased = limit.lease == "auto"
+        self.leases |= c.leased
         if isinstance(limit.cost, str):
             c.cost_kind = COST_KINDS.index(limit.cost)
         else:

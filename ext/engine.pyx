@@ -22,7 +22,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcpy, memmove, memset
 
 from decided cimport DECIDED, Decided
 from fence cimport (
@@ -37,7 +37,7 @@ from keytable cimport (
     SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, table_close, table_find, table_insert, table_open, table_prefetch, table_sweep,
 )
 from level cimport (
-    CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, cur_of, fits, forgettable, fresh, give_back,
+    CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, bucket_touch, cur_of, fits, forgettable, fresh, give_back,
     level_of, owe, penalise, prev_of, remaining, reset_after, retry_after, set_counts, set_level, take, ticks_of, touch,
     window_length,
 )
@@ -81,6 +81,7 @@ include "leases.pxi"
 include "table.pxi"
 include "places.pxi"
 include "shared_table.pxi"
+include "purse.pxi"
 include "decision.pxi"
 include "answer.pxi"
 include "facade.pxi"

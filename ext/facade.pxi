@@ -9,6 +9,7 @@ cdef class LocalDecider:
     cdef Table table
     cdef SharedTable shared
     cdef bint traced
+    cdef Purses purses
 
     def decide_here(self, CompiledPolicy policy, table, *, bint traced):
         """From the next request on. `table`: a Table or SharedTable, None where the store must be awaited. `traced`: every
@@ -26,6 +27,27 @@ cdef class LocalDecider:
         if policy is None or (table is None and shared is None):
             return self._decide_elsewhere(request)
         return self.through(policy, table, shared, request)
+
+    def decide_from(self, Purses purses, *, bint at_once):
+        """From the next request on: units held of a store elsewhere, None for nothing, for hot keys of the policy that was
+        named last. `check_leased` decides with them only where nothing else is to be asked or told (`at_once`)."""
+        if purses is not None:
+            purses.policy = self.policy
+        self.purses = purses if at_once else None
+
+    def check_leased(self, request):
+        """The decision of a request whose every charge is leased and held here; None where the store must be asked."""
+        cdef CompiledPolicy policy = self.policy
+        cdef Purses purses = self.purses
+        if policy is None or purses is None:
+            return None
+        cdef Charges charges = policy.plan(request, NULL, NULL)
+        if purses.step(charges) != PURSE_DECIDED:
+            return None
+        cdef Decision decision = decide(charges)
+        if charges.admitted and charges.settleable:
+            return self._conclude(charges, decision)
+        return decision
 
     def decide_passed(self, CompiledPolicy policy not None, table not None, request):
         """`check_nowait` for a request that has been let through by what looks at it first."""

@@ -197,6 +197,8 @@ class Shield(Keyed, Pacing, StandingIn, Resolving):
         """One request, one decision. Refusals are values; a store that is away makes the decision `degraded`."""
         if self.store.local:
             return self.check_nowait(request)
+        if (leased := self.check_leased(request)) is not None:
+            return leased
         active, screen = self.abuse.active, self._screen
         if active and (block := screen.of_address(request)) is not None:
             return self._conclude(await screen.refuse_through(request, block, self._table, self.store))

@@ -80,6 +80,7 @@ class Limit:
     count_denied: bool = False
     mode: str = "enforce"  # "enforce" or "shadow"
     cost: int | str = 1  # units, or "request", "bytes", "graphql" or "graphql:type"
+    lease: str = field(default="off", metadata=LATE)  # "off" or "auto"; only a token bucket has it
 
     @property
     def identity(self) -> str:

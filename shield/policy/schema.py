@@ -233,6 +233,17 @@ LIMIT = Table(
             default=False,
         ),
         Key(
+            "lease",
+            scalars.choice("off", "auto"),
+            '"auto": with a Redis store each node takes units in advance for keys that are often asked for, and spends '
+            "them without a round trip; the limit holds over all nodes together. Remaining units are then an estimate "
+            "and retry_after is an upper bound. Requests that also meet a limit without it, or have a nonce or an "
+            "idempotency key, ask the store. Other stores have no round trip to save: there it changes nothing. Not "
+            "together with count_denied.",
+            only=(TOKEN_BUCKET,),
+            default_doc='"off"',
+        ),
+        Key(
             "mode",
             scalars.choice("enforce", "shadow"),
             '"shadow" decides and reports but never refuses, and is charged only when the request is admitted.',

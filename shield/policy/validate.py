@@ -203,6 +203,7 @@ def _limit(values: dict[str, Any], path: str, report: Report) -> Limit | None:
         count_denied=values["count_denied"],
         mode=values["mode"],
         cost=values["cost"],
+        lease=values["lease"] or "off",
     )
 
 
@@ -310,7 +311,10 @@ def _plan_numbers(
 
 
 def _conduct(values: Mapping[str, Any], algorithm: str, path: str, report: Report) -> None:
-    """What a concurrency limit cannot do."""
+    """What does not go together, and what a concurrency limit cannot do."""
+    if values["lease"] == "auto" and values["count_denied"] is True:
+        allowed = "not together with count_denied: the store does not hear of refusals that leases decide"
+        report.wrong(f"{path}.lease", "auto", allowed)
     if algorithm != CONCURRENCY:
         return
     if values["cost"] not in (REFUSED, "request") and isinstance(values["cost"], str):

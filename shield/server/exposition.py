@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GAUGES: Final = frozenset(
     {"keys", "max_keys", "size_bytes", "leases", "max_leases", "receipts", "max_receipts", "nonces", "max_nonces"}
     | {"idempotency_keys", "idempotency_bytes"}
-    | {"connections", "in_flight", "waiting", "nodes", "breaker_open"}
+    | {"connections", "in_flight", "waiting", "nodes", "breaker_open", "lease_keys"}
     | {"identity_tokens_cached", "identity_api_keys", "turns_waiting"}
     | {"blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing", "events_queued"}
     | {"overrides_in_force"}

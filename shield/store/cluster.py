@@ -23,7 +23,7 @@ from shield.errors import StoreError, StoreProtocolError, StoreTimeout
 from shield.store.batch import Outcome
 from shield.store.greeting import introduction, version_of
 from shield.store.instants import Instants
-from shield.store.lane import Moved, Unsettled
+from shield.store.lane import Late, Moved, Unsettled
 from shield.store.late import settle_command, what_it_took
 from shield.store.lua import RELEASE
 from shield.store.naming import slot_of
@@ -233,9 +233,9 @@ class Cluster:
                 raise
         raise StoreError(f"the servers of the cluster do not agree who holds slot {slot}")
 
-    async def run(self, call: bytes, key: bytes) -> Any:
+    async def run(self, call: bytes, key: bytes, *, late: Late | None = None) -> Any:
         """Runs a script where a key is."""
-        return await self._at(slot_of(key), lambda primary, asking: primary.run(call, asking=asking))
+        return await self._at(slot_of(key), lambda primary, asking: primary.run(call, asking=asking, late=late))
 
     async def ask(self, call: bytes, key: bytes) -> Any:
         """One command, where a key is."""

@@ -19,13 +19,15 @@ from typing import Final, NamedTuple
 
 from shield.policy.model import Numbers
 from shield.store.aging import aged
-from shield.store.steps import OUTCOME, Form, Step
+from shield.store.steps import BUCKET, OUTCOME, Form, Step
 
 # The bound on how long another node's refund may go unseen, and so on how rarely an attacked key asks: once a second.
 LONGEST_US: Final = 1_000_000
 # From here on one request of many asks anew while the others are still refused: when the entry ends, its successor is
 # there, and no herd goes to the store at once.
 REFRESH_AFTER_US: Final = 800_000
+# What other nodes hold on leases may come back at any time, and most of it does so soon: within a window of theirs.
+LEASED_US: Final = 50_000
 # Entries end within a second; 65,536 are as many exhausted keys under attack, in 25 MB. The oldest go first.
 MAX_DENIALS: Final = 65_536
 
@@ -119,7 +121,8 @@ class Denials:
             if wait_us == 0 or step.costs[i] == 0:
                 continue
             key = (step.cells[cell], form.id)
-            until_us = asked_us + (LONGEST_US if wait_us is None else min(wait_us, LONGEST_US))
+            longest_us = LEASED_US if form.kind == BUCKET and states[OUTCOME * i + 4] else LONGEST_US
+            until_us = asked_us + (LONGEST_US if wait_us is None else min(wait_us, longest_us))
             before = self._known.get(key)
             if isinstance(before, int) and asked_us <= before:
                 continue  # refused before something came back, heard of after that

@@ -17,7 +17,7 @@ from shield.store.batch import Batcher, Outcome
 from shield.store.breaker import Breaker
 from shield.store.greeting import load_command
 from shield.store.instants import Instants, monotonic_us
-from shield.store.lane import Greeting, Moved, OutOfMemory, ScriptMissing, Transport, Unsettled, wait_for
+from shield.store.lane import Greeting, Late, Moved, OutOfMemory, ScriptMissing, Transport, Unsettled, wait_for
 from shield.store.late import LateReplies, has_reply
 from shield.store.link import Link
 from shield.store.lua import SCRIPTS
@@ -158,21 +158,25 @@ class Primary:
 
     # ---- asking --------------------------------------------------------------------------------------------
 
-    async def run(self, call: bytes, key: bytes = b"", *, asking: bool = False) -> Any:
+    async def run(self, call: bytes, key: bytes = b"", *, asking: bool = False, late: Late | None = None) -> Any:
         """Runs a script if the breaker lets it. NOSCRIPT proves that nothing was done: load it and ask again, once."""
         started = asyncio.get_running_loop().time()
         try:
-            return await self.ask(call, key, asking=asking)
+            return await self.ask(call, key, asking=asking, late=late)
         except ScriptMissing:
             async with self._until(started + self._deadline_s):
                 await self._reload()
-                return await self.ask(call, key, asking=asking)
+                return await self.ask(call, key, asking=asking, late=late)
 
-    async def ask(self, call: bytes, key: bytes = b"", *, asking: bool = False) -> Any:
-        """One command, one reply. `key`: one of those it names, for whoever has several servers."""
+    async def ask(self, call: bytes, key: bytes = b"", *, asking: bool = False, late: Late | None = None) -> Any:
+        """One command, one reply. `key`: one of those it names, for whoever has several servers. One that takes
+        something has `late(reply, None)`, which hears of a reply that nobody waits for any more; where replicas have to
+        confirm what was taken, it counts only then.
+        """
         asked_us = self._ask_for_leave()
         try:
-            reply = await self.link.request(call, asking=asking)
+            wait = self.batcher.wait if late is not None else None
+            reply = await self.link.request(call, late, asking=asking, wait=wait)
         except BaseException as error:
             self._heard_of(error, asked_us)
             raise

@@ -24,8 +24,9 @@ from shield.store.greeting import greeting
 from shield.store.heartbeat import Heartbeat
 from shield.store.instants import Instants
 from shield.store.key_wire import KeyClaim, end_command, outcome_of, turn_away
-from shield.store.lane import Unsettled
+from shield.store.lane import Late, Unsettled
 from shield.store.late import settle_command
+from shield.store.leases import Leases
 from shield.store.lua import RELEASE
 from shield.store.naming import slot_of
 from shield.store.nonce_key import fence_key
@@ -37,7 +38,7 @@ from shield.store.target import describe, parse_redis_url
 
 if TYPE_CHECKING:
     from shield.clock import Clock
-    from shield.core import Bucket, Charges
+    from shield.core import Bucket, Charges, Purses
     from shield.guard.idempotency import Claim
     from shield.store.breaker import Breaker
     from shield.store.key_records import Ending
@@ -68,7 +69,7 @@ class Servers(Protocol):
 
     async def decide(self, step: Step) -> Outcome: ...
 
-    async def run(self, call: bytes, key: bytes) -> Any: ...
+    async def run(self, call: bytes, key: bytes, *, late: Late | None = None) -> Any: ...
 
     async def ask(self, call: bytes, key: bytes) -> Any: ...
 
@@ -118,6 +119,9 @@ class RedisStore:
                 breaker=breaker,
             )
         self._heart = Heartbeat(self._forms.own_key("nodes"), self._servers.ask)
+        self._leases = Leases(
+            self._forms, self._servers.run, self._instants, nodes=lambda: self.nodes, slack_ms=self._slack_ms
+        )
         self.block_log = BlockLog(target.prefix, self._servers.run, self._instants.wire)
         """What all nodes say of blocks."""
         self._denials = Denials(target.deny_cache) if target.deny_cache else None
@@ -147,6 +151,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Closes the connections; whoever still waits gets a StoreError."""
+        await self._leases.close()
         await self._heart.stop()
         await self._servers.close()
 
@@ -165,6 +170,7 @@ class RedisStore:
         return {
             **self._counts,
             **self._servers.stats(),
+            **self._leases.stats(),
             "nodes": self._heart.nodes,
         }
 
@@ -201,6 +207,8 @@ class RedisStore:
         """All charges or none, at one instant of the server's clock."""
         if len(charges) == 0 and claim is None:
             charges.resolve(self._instants.around_us(self._instants.wire()), ())
+            return
+        if claim is None and charges.policy.leases and await self._leases.decide(charges):
             return
         self._counts["checks"] += 1
         step = self._forms.step(charges)
@@ -309,8 +317,14 @@ class RedisStore:
                 form = self._forms.of(entry.limit)
                 self._denials.forget(bulk(form.key(entry.address)), form.id, self._instants.passing_us())
 
+    @property
+    def purses(self) -> Purses:
+        """What this node holds on leases: a request that needs nothing else is decided from it without waiting."""
+        return self._leases.purses
+
     def forget_denials(self) -> None:
         """Asks the server anew for every key: after a reset, or when overrides have changed."""
+        self._leases.give_back()
         if self._denials is not None:
             self._denials.clear()
 

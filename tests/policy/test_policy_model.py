@@ -233,6 +233,8 @@ def test_conduct() -> None:
     assert (limit.count_denied, limit.mode, limit.cost) == (True, "shadow", "bytes")
     assert (limit.methods, limit.paths) == (("GET",), ("/a", "/b/{rest...}"))
     assert one('rate = "5/s"\nmatch = {}').paths == ()
+    assert one('rate = "5/s"').lease == one('rate = "5/s"\nlease = "off"').lease == "off"
+    assert one('rate = "5/s"\nlease = "auto"').lease == "auto"
     assert one('rate = "5/s"\ncost = 0').cost == 0
     assert one(f'rate = "5/s"\ncost = {2**53 - 1}').cost == 2**53 - 1
     assert one('algorithm = "concurrency"\nlimit = 5\ncost = "request"').cost == "request"

@@ -35,12 +35,13 @@ def test_names_are_pinned() -> None:
     """A script's name is its text. When one changes on purpose: are states that the old one wrote still read right?"""
     names = {script.name: script.sha for script in SCRIPTS}
     assert names == {
-        "check": b"5bc572ddd047f2a1367b81d83eb251b7a86f84f5",
-        "settle": b"08d2aa90d609651591f1c68ac7f0c2f6e3419741",
-        "release": b"9a4fffb2cce8a71d2e300af89a0224a6eeac3fde",
-        "blocks": b"c1d93fe85dceb2f48ed111f7f05f62da79b179f9",
-        "keyed": b"91c0be573e32cf5290950d39499c05f2adca8807",
-        "end": b"ca30ea6aea385474836dc2ad0ac6fa92b7115a76",
+        "check": b"f256f06e3504541daff49fe5d69c321725cdb581",
+        "settle": b"f305329a71b042c8c82e144eae6ed2301accd5ff",
+        "release": b"173a836c28e6a2a771b6b6efac6b7328b19bdf9d",
+        "blocks": b"59492368073a9251dae774fff5bfe24844855e16",
+        "keyed": b"3385739a3fd8c81a58adf001b1447f6009784106",
+        "end": b"5ac359cca518a11c210867baadb9f70c8e053f5c",
+        "lease": b"760dd1aa0c5c696233d5b62465daebdc000596a6",
     }
 
 
@@ -126,7 +127,7 @@ GARBAGE = [
     b"\x02" + b"\xff" * 49,
     b"\x02" + section(1, 1, 0, START_US, 1_000_000)[:-1],
     b"\x01" + section(1, 1, 0, START_US, 1_000_000),
-    b"\x03" + section(1, 1, 0, START_US, 1_000_000),
+    b"\x04" + section(1, 1, 0, START_US, 1_000_000),
     b"\x02" + section(3, 1, 0, START_US, 1_000_000),
     b"\x02" + section(1, -1, 0, START_US, 1_000_000),
     b"\x02" + section(1, 0.5, 0, START_US, 1_000_000),

@@ -17,7 +17,8 @@
 --
 -- Returns integers: now_us, then for each request its status, where it has a nonce the us until waiting helps with that
 -- (0: it does not), and five for each charge, the state after its step:
---   token bucket  verdict, units, ticks, at_us, 0
+--   token bucket  verdict, units, ticks, at_us, out: of the units so many are out on leases (lease.lua). Where that leaves
+--                 too little for this cost, at_us is when the last of them runs out: by then all of it counts as used
 --   windows       verdict, cur, prev, start_us, end_us
 --   concurrency   verdict, in_use, instant (us) at which enough places will have expired for this cost or 0, 0, 0
 -- status   0 refused, nothing taken; 1 taken: every charge with verdict 0; 2 would fit, but Redis is out of memory,
@@ -165,7 +166,11 @@ local function penalise(s, ch, cell)
   local changed = s.rebased
   local left = (ch.flags == 3 and ch.kind ~= CONCURRENCY) and remaining(s, ch, now) or 0
   if ch.kind == BUCKET and ch.flags == 3 and s.units < ch.limit then
-    if s.cost <= left then s.units = s.units + s.cost else s.units, s.ticks = ch.limit, 0 end
+    if s.cost <= left then
+      s.units = s.units + s.cost
+    elseif s.units < ch.limit - s.out then
+      s.units, s.ticks = ch.limit - s.out, 0
+    end
     changed = true
   elseif ch.kind ~= BUCKET and left > 0 then
     s.cur = s.cur + (s.cost < left and s.cost or left)
@@ -247,7 +252,9 @@ local function decide(request, cells, may_take, reply)
     local ch, s = shape[i], states[i]
     reply[at + 1] = s.fits and ((status == 2 and s.cost > 0) and 2 or 0) or 1
     if ch.kind == BUCKET then
-      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.units, s.ticks, s.at, 0
+      local at_us = s.at
+      if s.out > 0 and not s.fits and s.out + s.cost > ch.limit then at_us = math.max(at_us, s.leases.last_us) end
+      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.units + s.out, s.ticks, at_us, s.out
     elseif ch.kind == CONCURRENCY then
       reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.in_use, nth_expiry(s, ch, KEYS[request.base + ch.key]), 0, 0
     else

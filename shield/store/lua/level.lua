@@ -1,14 +1,20 @@
--- level.lua: the algorithms over one stored state. Prepended to check.lua, settle.lua and release.lua, so that each is
--- written once; it does nothing by itself and has no KEYS, ARGV or return of its own.
+-- level.lua: the algorithms over one stored state. Prepended to check.lua, settle.lua, release.lua and lease.lua, so that
+-- each is written once; it does nothing by itself and has no KEYS, ARGV or return of its own.
 --
 -- A cell is one string key: all levels of one partition key, packed by struct, little-endian. The first byte is the
 -- version of this layout; then a section for each limit: "<c8Bddddd" id, tag, until_us, and
 --   token bucket  tag 1   units, ticks, at_us, p    level = units + ticks / p, counted at at_us
 --   window        tag 2   cur, prev, start_us, 0    prev is 0 in a fixed window
+--   lease         tag 3   units, spent, lease, 0    of the bucket of that id, behind it: units that a node holds and has
+--                         not reported spent, what it has reported, its name (< 2^53); until_us is when it runs out
 -- id is a hash of the limit's identity; from until_us on a fresh state would answer the same. A section holds what was
 -- used and when, never a limit or a rate: those are applied when it is touched. p says what a tick was. Leases of a
 -- concurrency limit are a sorted set of their own: member "lease_id:n", score the instant (us) from which the place is
 -- free again. Places that have run out are not counted; they are removed when others are taken or released.
+--
+-- Units out on leases are in no level yet, and count as used for whoever asks. What a node reports spent moves to the
+-- level, what it gives back is out no more, and what is left of a lease when it runs out is charged whole as of that
+-- instant. A cell with leases has another version, which releases that know none do not touch.
 --
 -- A charge `ch` says what a limit is: kind, flags, limit, a, b, c, d, where a to d are
 --   1 token bucket  a = c: units drained per p us; b = p; c = us until a full bucket has drained, rounded up;
@@ -32,11 +38,12 @@
 -- Constants are put in place of their names when the script is loaded: a name would be looked for by every function
 -- that knows it, each time the script runs.
 local BUCKET, SLIDING, CALENDAR, CONCURRENCY = 1, 2, 4, 5
-local LAYOUT, LAYOUT_BYTE = 2, '\2'
+local LAYOUT, LAYOUT_BYTE, LEASED_LAYOUT, LEASED_LAYOUT_BYTE = 2, '\2', 3, '\3'
 local SECTION_FORMAT, SECTION_BYTES = '<c8Bddddd', 49
-local BUCKET_TAG, WINDOW_TAG = 1, 2
+local BUCKET_TAG, WINDOW_TAG, LEASE_TAG = 1, 2, 3
 local MAX_SECTIONS = 16
 local FENCE_FORMAT, FENCE_BYTES, WIDEN_SLACK = '<dddd', 32, 1000000
+local LONGEST_LEASE_US = 2000000
 local TWO32, TWO42, TWO53 = 4294967296, 4398046511104, 9007199254740992
 
 local function server_now()
@@ -71,8 +78,8 @@ end
 local function read_cell(key, raw)
   local cell = {key = key, changed = false}
   if not raw then return cell end
-  local bytes, position = #raw, 2
-  if string.byte(raw) ~= LAYOUT or bytes % SECTION_BYTES ~= 1 then return false end
+  local bytes, position, layout = #raw, 2, string.byte(raw)
+  if (layout ~= LAYOUT and layout ~= LEASED_LAYOUT) or bytes % SECTION_BYTES ~= 1 then return false end
   while position < bytes do
     local id, tag, until_us, w, x, y, z
     id, tag, until_us, w, x, y, z, position = struct.unpack(SECTION_FORMAT, raw, position)
@@ -87,10 +94,15 @@ local function read_cell(key, raw)
       held = {id = id, tag = tag, until_us = until_us, units = w, ticks = x, at = y, p = z, fresh = false}
     elseif tag == WINDOW_TAG and x < TWO32 then
       held = {id = id, tag = tag, until_us = until_us, cur = w, prev = x, start = y, fresh = false}
+    elseif tag == LEASE_TAG and layout == LEASED_LAYOUT and x < TWO32 and until_us >= 0 and until_us % 1 == 0 then
+      local bucket = cell[id]
+      if not bucket or bucket.tag ~= BUCKET_TAG then return false end
+      if not bucket.leases then bucket.leases = {} end
+      bucket.leases[#bucket.leases + 1] = {lease = y, units = w, spent = x, until_us = until_us}
     else
       return false
     end
-    cell[#cell + 1], cell[id] = held, held
+    if held then cell[#cell + 1], cell[id] = held, held end
   end
   return cell
 end
@@ -113,9 +125,13 @@ local function read_cells(names)
   return cells
 end
 
--- A token bucket drained to `now` under the charge's numbers.
+-- A token bucket drained to `now` under the charge's numbers; `out` units of it are on `leases`, the last of which runs out
+-- at `leases.last_us`. A lease that has run out is charged as of that instant. No more than eight fields: Lua makes room
+-- for sixteen then, and every check pays for it.
 local function touch_bucket(ch, held, cost, now)
-  if not held then return {cost = cost, fits = false, rebased = false, units = 0, ticks = 0, at = now} end
+  if not held then
+    return {cost = cost, fits = false, rebased = false, units = 0, ticks = 0, at = now, out = 0}
+  end
   local c, p = ch.a, ch.b
   local units, ticks, at, rebased = held.units, held.ticks, held.at, false
   if held.p ~= p then
@@ -127,24 +143,48 @@ local function touch_bucket(ch, held, cost, now)
       units, ticks = units + 1, 0
     end
   end
-  if at > now then
-    if at - now > ch.c then
-      -- Further ahead than any use of this bucket explains: count it as all used, and refill from here. Debt stays.
-      if units < ch.limit then units, ticks = ch.limit, 0 end
-      at, rebased = now, true
-    end
-  elseif at < now then
-    local drained, part = muldivmod(now - at, c, p)
-    units, ticks = units - drained, ticks - part
-    if ticks < 0 then
-      units, ticks = units - 1, ticks + p
-    end
-    if units < 0 then
-      units, ticks = 0, 0
-    end
-    at = now
+  if at > now and at - now > ch.c then
+    -- Further ahead than any use of this bucket explains: count it as all used, and refill from here. Debt stays.
+    if units < ch.limit then units, ticks = ch.limit, 0 end
+    at, rebased = now, true
   end
-  return {cost = cost, fits = false, rebased = rebased, units = units, ticks = ticks, at = at}
+  local out, leases, due, n = 0, nil, nil, 0
+  if held.leases then
+    leases, due = {last_us = 0}, {}
+    for i = 1, #held.leases do
+      local lease = held.leases[i]
+      lease = {lease = lease.lease, units = lease.units, spent = lease.spent, until_us = lease.until_us}
+      if lease.until_us > now + LONGEST_LEASE_US then
+        -- The clock was set back: no node holds one for longer than this.
+        lease.until_us, rebased = now + LONGEST_LEASE_US, true
+      end
+      if lease.until_us <= now then
+        due[#due + 1] = lease
+      else
+        leases[#leases + 1] = lease
+        out, leases.last_us = out + lease.units, math.max(leases.last_us, lease.until_us)
+      end
+    end
+    if #due > 1 then table.sort(due, function(one, other) return one.until_us < other.until_us end) end
+  end
+  repeat
+    n = n + 1
+    local lease = due and due[n]
+    local target = lease and lease.until_us or now
+    if at < target then
+      local drained, part = muldivmod(target - at, c, p)
+      units, ticks = units - drained, ticks - part
+      if ticks < 0 then
+        units, ticks = units - 1, ticks + p
+      end
+      if units < 0 then
+        units, ticks = 0, 0
+      end
+      at = target
+    end
+    if lease then units = units + lease.units end
+  until not lease
+  return {cost = cost, fits = false, rebased = rebased, units = units, ticks = ticks, at = at, out = out, leases = leases}
 end
 
 -- A window moved to the one `now` lies in; `finish` is the end of the state's window. Nil when the boundaries of a
@@ -202,7 +242,7 @@ end
 -- The largest whole cost that fits; negative in debt.
 local function remaining(s, ch, now)
   if ch.kind == BUCKET then
-    return ch.limit - s.units - (s.ticks > 0 and 1 or 0)
+    return ch.limit - s.units - s.out - (s.ticks > 0 and 1 or 0)
   elseif ch.kind == CONCURRENCY then
     return ch.limit - s.in_use
   end
@@ -213,8 +253,10 @@ end
 local function keep(s, ch, cell, now)
   local held, until_us = cell[ch.id], 0
   if ch.kind == BUCKET then
-    -- Four roundings of doubles are within the eight half-steps added here, that of the sum within the microsecond.
-    until_us = s.at + (s.units + s.ticks / ch.b) * ch.d * (1 + 8.881784197001252e-16) + 1
+    -- Four roundings of doubles are within the eight half-steps added here, that of the sum within the microsecond. What
+    -- is out on leases is charged when the last of them runs out, if not before.
+    local from_us = s.leases and math.max(s.leases.last_us, s.at) or s.at
+    until_us = from_us + (s.units + s.out + s.ticks / ch.b) * ch.d * (1 + 8.881784197001252e-16) + 1
   else
     until_us = s.finish
     if ch.kind == SLIDING and s.cur > 0 then until_us = until_us + ch.a end
@@ -229,7 +271,7 @@ local function keep(s, ch, cell, now)
   end
   held.until_us = until_us
   if ch.kind == BUCKET then
-    held.units, held.ticks, held.at, held.p = s.units, s.ticks, s.at, ch.b
+    held.units, held.ticks, held.at, held.p, held.leases = s.units, s.ticks, s.at, ch.b, s.leases
   else
     held.cur, held.prev, held.start = s.cur, s.prev, s.start
   end
@@ -240,13 +282,18 @@ end
 -- Writes a cell with its time to live. Returns nil, or the error: only a script's first write can be refused, for want
 -- of memory; Redis lets a script that has written run to its end.
 local function write_cell(cell, now, slack_ms)
-  local value, until_us = LAYOUT_BYTE, now
+  local value, until_us, layout = '', now, LAYOUT_BYTE
   for i = 1, #cell do
     local held = cell[i]
     if held.fresh or #cell <= MAX_SECTIONS or held.until_us + slack_ms * 1000 > now then
       if held.until_us > until_us then until_us = held.until_us end
       if held.tag == BUCKET_TAG then
         value = value .. struct.pack(SECTION_FORMAT, held.id, BUCKET_TAG, held.until_us, held.units, held.ticks, held.at, held.p)
+        for n = 1, held.leases and #held.leases or 0 do
+          local lease = held.leases[n]
+          value = value .. struct.pack(SECTION_FORMAT, held.id, LEASE_TAG, lease.until_us, lease.units, lease.spent, lease.lease, 0)
+          layout = LEASED_LAYOUT_BYTE
+        end
       else
         value = value .. struct.pack(SECTION_FORMAT, held.id, WINDOW_TAG, held.until_us, held.cur, held.prev, held.start, 0)
       end
@@ -255,7 +302,7 @@ local function write_cell(cell, now, slack_ms)
   local ms = math.ceil((until_us - now) / 1000) + slack_ms
   if ms < 1 then ms = 1 end
   if ms >= TWO53 then ms = TWO53 - 1 end
-  local reply = redis.pcall('SET', cell.key, value, 'PX', string.format('%.0f', ms))
+  local reply = redis.pcall('SET', cell.key, layout .. value, 'PX', string.format('%.0f', ms))
   return reply.err
 end
 
