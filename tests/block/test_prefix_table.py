@@ -100,3 +100,23 @@ def test_addresses_are_read_as_the_system_reads_them(text: str) -> None:
     except OSError:
         expected = None
     assert canonical(text) == expected
+
+
+_GROUPS = st.lists(st.sampled_from(["", "0", "1", "ffff", "0db8", "12345", "g", "1.2.3.4", "aB"]), max_size=10)
+
+
+@given(
+    st.one_of(_GROUPS.map(":".join), st.ip_addresses(v=6).map(str), st.text(alphabet="0123456789abF:.", max_size=45))
+)
+def test_ipv6_addresses_are_read_as_the_system_reads_them(text: str) -> None:
+    import socket
+
+    if ":" not in text:
+        return
+    try:
+        expected: bytes | None = socket.inet_pton(socket.AF_INET6, text)
+    except OSError:
+        expected = None
+    if expected is not None and expected.startswith(bytes(10) + b"\xff\xff"):
+        expected = expected[12:]
+    assert canonical(text, 128) == expected
