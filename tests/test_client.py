@@ -198,7 +198,7 @@ FAULTS = {
 async def test_when_nobody_answers_the_caller_has_said_what_then(kind, fault, policy, tmp_path):
     async with (
         answering(lambda _: FAULTS[fault], tmp_path) as path,
-        kind(f"unix:{path}", when_unreachable=policy, deadline_s=0.1) as client,
+        kind(f"unix:{path}", when_unreachable=policy, deadline_s=0.04) as client,
     ):
         for _ in range(2):
             if policy == "raise":

@@ -67,32 +67,37 @@ class BodyMeter:
 class _Inflater:
     """Inflates and forgets."""
 
-    __slots__ = ("_max_bytes", "_max_ratio", "_raw", "_stream", "_taken", "inflated")
+    __slots__ = ("_head", "_max_bytes", "_max_ratio", "_stream", "_taken", "inflated")
 
     def __init__(self, deflate: bool, max_bytes: int | None, max_ratio: int) -> None:
         self.inflated = 0
         self._taken = 0
         self._max_bytes = max_bytes
         self._max_ratio = max_ratio
-        self._raw = deflate  # may yet turn out to be without the header of RFC 1950, as some senders do it
-        self._stream = zlib.decompressobj(wbits=15 if deflate else 31)
+        self._head: bytes | None = b"" if deflate else None  # until two bytes tell which kind of deflate it is
+        self._stream = zlib.decompressobj(wbits=31)
 
     def feed(self, data: bytes) -> Fault | None:
+        if self._head is not None:
+            data = self._head + data
+            if len(data) < 2:
+                self._head = data
+                return None
+            # RFC 1950, 2.2. Some senders leave that header out.
+            headed = data[0] & 15 == 8 and int.from_bytes(data[:2]) % 31 == 0
+            self._head, self._stream = None, zlib.decompressobj(wbits=15 if headed else -15)
         while data:
             held = len(data)
             try:
                 out = self._stream.decompress(data, PIECE_BYTES)
             except zlib.error:
-                if self._raw and self._taken == 0:
-                    self._raw, self._stream = False, zlib.decompressobj(wbits=-15)
-                    continue
                 return MALFORMED, "content-encoding: the body is not what it says"
             self.inflated += len(out)
             data = self._stream.unconsumed_tail
             if self._stream.eof:
                 # Whoever inflates the body goes on with what follows, so that is measured too.
                 data = self._stream.unused_data
-                self._raw, self._stream = False, zlib.decompressobj(wbits=31)
+                self._stream = zlib.decompressobj(wbits=31)
             self._taken += held - len(data)
             if fault := self._judge():
                 return fault

@@ -111,7 +111,7 @@ def gunicorn_serving(target: str, *, args: tuple[str, ...] = (), env: dict[str, 
                 time.sleep(0.01)
             yield url
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGQUIT)  # at once
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:

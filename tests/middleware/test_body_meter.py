@@ -6,7 +6,7 @@ import gzip
 import zlib
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shield.middleware.body import MAX_RATIO, RATIO_FREE_BYTES, BodyMeter
@@ -34,6 +34,8 @@ CUTS = st.lists(st.integers(0, 3_000), max_size=8)
 
 @settings(max_examples=80, deadline=None)
 @given(BODIES, CUTS, st.sampled_from(["gzip", "deflate", "raw"]), st.one_of(st.none(), st.integers(0, 200_000)))
+@example(b"", [1], "raw", None)
+@example(b"x", [1], "deflate", None)
 def test_compressed_bodies(body, cuts, encoding, ceiling):
     compressed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
     if encoding == "raw":

@@ -99,6 +99,7 @@ def test_a_site_in_threads_of_one_process(site):
         assert refused.json()["violated-policies"] == ["address"]
 
 
+@pytest.mark.parametrize(("site", "common_store"), [("flask", "shared"), ("django", "redis")], indirect=True)
 def test_processes_count_together(site, common_store):
     args = ("--workers", "2", "--worker-class", "gthread", "--threads", "4", "--preload")
     with gunicorn_serving(site, args=args, env=env(common_store)) as url:
