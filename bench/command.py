@@ -13,7 +13,7 @@ from .results import Results
 from .scenarios import ALIASES, SCENARIOS
 
 NO, FAULT = 1, 3
-AGAINST_REPEATS = 12
+AGAINST_REPEATS = 14
 
 
 def run(options: argparse.Namespace) -> int:

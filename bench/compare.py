@@ -6,12 +6,14 @@ and the ratio is further from 1 than `least`. Of two runs, one after the other, 
 divided by the pace of the machine. Checkouts that took turns (`--against`) met the same machine: there the ratios of
 their blocks, one for each pair of processes, are asked whether they lie around 1 (Wilcoxon).
 
-Processes of the same code differ: by memory layout, by hash seed. Files of one process each cannot see that, so their
-differences count from ONE_PROCESS_LEAST on; `--repeats` takes a process for each sample.
+Processes of the same code differ: by memory layout, by huge pages, by hash seed; some figures by a factor of two. Files
+of one process each cannot see that, so what differs between them is told from ONE_PROCESS_LEAST on and never called a
+regression; `--repeats` takes a process for each sample.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any, Final, NamedTuple
 
@@ -61,9 +63,10 @@ class Comparison(NamedTuple):
 def compare(before: Results, after: Results, least: float) -> Comparison:
     """Every figure that is in both."""
     notes = []
-    if min(int(one.settings.get("repeats", 1)) for one in (before, after)) < MIN_SAMPLES and least < ONE_PROCESS_LEAST:
-        least = ONE_PROCESS_LEAST
-        notes.append(f"one process each: changes count from {least:.0%} on; see --repeats and --against")
+    one_process = min(int(one.settings.get("repeats", 1)) for one in (before, after)) < MIN_SAMPLES
+    if one_process:
+        least = max(least, ONE_PROCESS_LEAST)
+        notes.append("one process each: no regression can be told from another memory layout; --repeats 10 can")
     alike = all(before.machine.get(fact) == after.machine.get(fact) for fact in ("cpu", "cores", "python"))
     if not alike:
         notes.append("not the same machine or Python: only ratios are judged")
@@ -73,10 +76,13 @@ def compare(before: Results, after: Results, least: float) -> Comparison:
     chances = holm([changes[at].chance for at in judged])
     for at, chance in zip(judged, chances, strict=True):
         change = changes[at]
+        name = change.scenario, change.what, change.unit
         beyond = change.low > 1 or change.high < 1
         verdict = SAME
-        if chance < CHANCE and beyond and abs(change.ratio - 1) > least:
-            way = new[change.scenario, change.what, change.unit]["better"]
+        if _least_chance(old[name], new[name]) * len(judged) >= CHANCE:
+            verdict = f"no verdict: too few samples for {len(judged)} figures"
+        elif chance < CHANCE and beyond and abs(change.ratio - 1) > least:
+            way = "" if one_process else new[name]["better"]
             verdict = CHANGED if not way else BETTER if (change.ratio > 1) == (way == "more") else WORSE
         changes[at] = change._replace(chance=chance, verdict=verdict)
     return Comparison(
@@ -121,6 +127,15 @@ def _change(old: dict[str, Any], new: dict[str, Any], alike: bool) -> Change:
     return Change(
         new["scenario"], new["what"], new["unit"], old["value"], new["value"], ratio, low, high, chance, verdict
     )
+
+
+def _least_chance(old: dict[str, Any], new: dict[str, Any]) -> float:
+    """The smallest p that so many samples can have, were they as uneven as can be."""
+    pairs = len(new.get("ratios", []))
+    if pairs >= MIN_SAMPLES:
+        return 2 / 2.0**pairs
+    before, after = len(blocks(old["samples"])), len(blocks(new["samples"]))
+    return 2 / math.comb(before + after, before)
 
 
 def _difference(before: list[float], after: list[float]) -> tuple[float, float, float, float]:

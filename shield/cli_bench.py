@@ -52,7 +52,7 @@ def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) ->
         "--against",
         type=Path,
         metavar="TREE",
-        help="measure another built checkout in turns with this one (default: core, 12 repeats) and compare",
+        help="measure another built checkout in turns with this one (default: core, 14 repeats) and compare",
     )
     parser.add_argument(
         "--least", type=_part, default=0.05, metavar="PART", help="the least change that counts (default: 0.05)"

@@ -63,7 +63,7 @@ def test_files_are_compared_and_a_regression_is_1(tmp_path):
 
 
 def test_two_checkouts_take_turns():
-    done = run(sys.executable, "-m", "bench", "decision", "--against", ".", "--repeats", "5", "--least", "0.9")
+    done = run(sys.executable, "-m", "bench", "decision", "--against", ".", "--repeats", "10", "--least", "0.9")
     assert done.returncode == 0, done.stderr
     assert "no change: 5 of 5 figures" in done.stdout
     done = run(sys.executable, "-m", "bench", "decision", "--against", "/absent", "--repeats", "5")

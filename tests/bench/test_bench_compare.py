@@ -65,10 +65,11 @@ def test_a_change_smaller_than_what_counts_is_none():
 
 def test_files_of_one_process_each_show_large_changes_only():
     before = file(Row("a", Measured(noisy(100, 0.01, 1)), "ns"), repeats=1)
-    for factor, expected in ((1.1, compare.SAME), (1.3, compare.WORSE)):
+    for factor, expected in ((1.1, compare.SAME), (1.3, compare.CHANGED)):
         after = file(Row("a", Measured(noisy(100 * factor, 0.01, 2)), "ns"), repeats=1)
         comparison = compare.compare(before, after, 0.05)
         assert [change.verdict for change in comparison.changes] == [expected]
+        assert comparison.regressions == 0
         assert "one process each" in comparison.notes[0]
 
 
@@ -105,6 +106,16 @@ def test_what_cannot_be_judged_says_why():
     assert verdict(there, elsewhere) == ["no verdict: another machine", compare.SAME]
     noise = file(Row("a", Measured([-1.0, 2.0, 3.0, 4.0, 5.0]), "ns"))
     assert verdict(noise, noise) == ["no verdict: lost in its own noise"]
+
+
+def test_too_few_samples_for_so_many_figures_are_no_verdict():
+    # Six against six cannot be more uneven than 2 of 924 orders: enough for four figures at one in a hundred.
+    samples = (1.0, 1.01, 1.02, 1.03, 1.04, 1.05)
+    rows = [[Row(f"r{i}", Measured([x * y for y in samples]), "ns") for i in range(5)] for x in (1, 2)]
+    assert verdict(file(*rows[0]), file(*rows[1])) == ["no verdict: too few samples for 5 figures"] * 5
+    assert verdict(file(*rows[0][:4]), file(*rows[1][:4])) == [compare.WORSE] * 4
+    before, after = paired([1.1 + i / 1000 for i in range(7)])  # 2 of 128
+    assert verdict(before, after) == ["no verdict: too few samples for 1 figures"]
 
 
 def test_rows_of_one_file_alone_are_named():
