@@ -1,4 +1,4 @@
-"""How much do twelve detectors add to a check plus report on the memory store?
+"""How much do twelve detectors add to a check plus report on the memory store, and what does sharing cost?
 
 The packaged twelve that look at every request or outcome of an API: half of the outcomes fail, five thousand users come
 from 250 addresses and ask for fifty thousand different objects, so the memory of targets is missed too.
@@ -24,6 +24,10 @@ def run(seconds: float) -> list[Row]:
     shield = Shield(SIX_LIMITS)
     text = "".join(f'[[detector]]\nuse = "{name}"\n' for name in TWELVE)
     watch = Watch(Policy.parse("version = 1\n" + text).detectors)
+    sharing = Watch(watch.detectors, secret=bytes(16))
+    sharing.share()
+    other = Watch(watch.detectors, secret=bytes(16))
+    other.share()
     clock = [1_700_000_000_000_000]
 
     def make(i: int) -> Request:
@@ -42,19 +46,25 @@ def run(seconds: float) -> list[Row]:
         for i in range(calls):
             shield.check_nowait(make(i))
 
-    def watched(calls: int) -> None:
+    def watched(calls: int, by: Watch = watch) -> None:
         now_us = clock[0]
         for i in range(calls):
             now_us += 100
             request = make(i)
             shield.check_nowait(request)
-            watch.request(request, now_us)
-            watch.outcome(request, (200, 404, 401, 200)[i & 3], None, now_us)
+            by.request(request, now_us)
+            by.outcome(request, (200, 404, 401, 200)[i & 3], None, now_us)
         clock[0] = now_us
 
-    alone, together = interleaved([without, watched], [5_000, 5_000], seconds)
+    def shared(calls: int) -> None:
+        """A second of 5,000 checks and reports, and the parcel at its end."""
+        watched(calls, sharing)
+        other.hear(sharing.say(clock[0]), clock[0], 0)
+
+    alone, together, both = interleaved([without, watched, shared], [5_000, 5_000, 5_000], seconds)
     added = together - alone
     return [
         Row("check_nowait, six limits, the Request made", alone, "ns"),
         Row("twelve detectors: added to a check plus report", added, "ns", "at most 4,000", added <= WANTED_NS),
+        Row("the same, and said to and heard by another process once a second", both - alone, "ns"),
     ]

@@ -1,6 +1,7 @@
 cdef enum:
     # Room for an answer: its fixed words, and for each charge the words around what Wording holds. Counted, then rounded up.
     ANSWER_BYTES = 640
+    SHADOW_NAME_BYTES = 32
     CHARGE_BYTES = 256
     # Answers of up to this size are written on the stack: a dozen limits.
     STACK_BYTES = 8192
@@ -38,6 +39,8 @@ cdef Py_ssize_t room_for(Decision d, Texts *texts) except -1:
     cdef Py_ssize_t room_bytes = ANSWER_BYTES + room_for_charges(c)
     room_bytes += read_text(c.request_id, &texts.request_id) + read_text(d.receipt, &texts.receipt)
     room_bytes += read_text(d.detail, &texts.detail)  # its texts are the policy's, the charges' or constants
+    if c.would_refuse is not None:
+        room_bytes += SHADOW_NAME_BYTES * len(c.would_refuse)
     if d.lease_handles is not None:
         for handle in d.lease_handles:
             room_bytes += 1 + read_text(handle, &lease)
@@ -54,7 +57,7 @@ cdef char *put_decision(char *at, Decision d, const Texts *texts) except NULL:
     cdef char *end = put_answer(at, d, c)
     end = put_text(put(end, b',"request_id":'), &texts.request_id)
     end = put(end, b',"degraded":true,"shadow":[' if c.degraded else b',"degraded":false,"shadow":[')
-    end = put_refusing(end, c, 0)
+    end = put_shadow(end, c)
     end = put_text(put(end, b'],"receipt":'), &texts.receipt)
     end = put(end, b',"leases":[')
     if d.lease_handles is not None:
@@ -165,6 +168,24 @@ cdef char *put_answer(char *at, Decision d, Charges c) noexcept:
     if at != members:
         at -= 1  # the last comma
     return put(at, b"}")
+
+
+cdef char *put_shadow(char *at, Charges c) except NULL:
+    """Names of the guards and limits in shadow mode that would have refused."""
+    cdef char *start = at
+    if c.would_refuse is not None:
+        for name in c.would_refuse:
+            raw = (<str>name).encode()
+            at = put(at, b'"' if at == start else b',"')
+            memcpy(at, <const char *>raw, len(raw))
+            at = put(at + len(raw), b'"')
+    if at == start:
+        return put_refusing(at, c, 0)
+    cdef char *end = put_refusing(at + 1, c, 0)
+    if end == at + 1:
+        return at
+    at[0] = 44   # a comma
+    return end
 
 
 cdef char *put_refusing(char *at, Charges c, int enforced) noexcept:

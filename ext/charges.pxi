@@ -99,6 +99,7 @@ cdef class Charges:
     cdef bytes nonce_name             # the tenant behind its length, and the value; what the hash is of
     cdef int nonce_verdict            # a NonceVerdict
     cdef bint nonce_unknown           # let through unseen, because the policy said so and the store was away
+    cdef list would_refuse            # names of guards in shadow mode that would have refused; None: none
     cdef bint asking                  # a peek: the step tells what fits and takes nothing
     cdef readonly bint admitted
     cdef bint taking                  # the step takes what fits: it is admitted, or an answer that was stored takes the nonce
@@ -146,6 +147,13 @@ cdef class Charges:
         """The first refusal wins."""
         if self.reason is None:
             self.reason, self.detail = reason, detail
+        return 0
+
+    cdef int shadow_refusal(self, str guard) except -1:
+        """A guard in shadow mode would have refused."""
+        if self.would_refuse is None:
+            self.would_refuse = []
+        self.would_refuse.append(guard)
         return 0
 
     cdef int keep_penalties(self) except -1:

@@ -79,6 +79,11 @@ cdef dict WHEN_FULL = {"share": 0, "deny": 1, "allow": 2}
 cdef dict WHEN_STORE_FAILS = {"local": 0, "deny": 1, "allow": 2}
 
 
+# Guards as decisions name them where they are in shadow mode.
+cdef str SIZE_GUARD = "guard.size"
+cdef str GRAPHQL_GUARD = "guard.graphql"
+
+
 @cython.final
 cdef class CompiledPolicy:
     """A policy resolved once: integers, indexes and hashes, with nothing conditional left but the request.
@@ -90,7 +95,7 @@ cdef class CompiledPolicy:
     `overrides[i]`: from the canonical bytes of a key to the name of the plan whose numbers it has instead, or None; None: there
     are none. `under`: begins the names of the plans whose numbers every request meets, whatever plan it states.
     `replay`: None, or (required, window_us, future_skew_us, allow while the store is away); then the last two limits are the
-    bounds of a tenant's nonces and of those without one.
+    bounds of a tenant's nonces and of those without one. `shadows`: guards that only tell.
     """
 
     cdef Registry registry
@@ -116,6 +121,8 @@ cdef class CompiledPolicy:
     cdef str under
     cdef list overrides
     cdef set known_plans
+    cdef bint size_shadows       # these guards only tell what they would have refused
+    cdef bint graphql_shadows
     cdef bint any_calendar
     cdef bint begins_plain       # every request meets the first limit, whose key has texts of the request alone
     cdef int n_told               # how many of the limits are the policy's own
@@ -131,7 +138,7 @@ cdef class CompiledPolicy:
     cdef Py_ssize_t offsets[MAX_FACTS]
 
     def __cinit__(self, Registry registry not None, limits, *, select=None, guard=None, price=None, max_cost=None, normalise=None,
-                  windows=None, int ipv6_prefix=64, str under=None, replay=None, overrides=None):
+                  windows=None, int ipv6_prefix=64, str under=None, replay=None, overrides=None, shadows=()):
         cdef int i
         cdef CompiledLimit *c
         cdef dict groups = {}
@@ -148,6 +155,7 @@ cdef class CompiledPolicy:
         self.price, self.max_cost = price, -1 if max_cost is None else max_cost
         self.windows = list(windows) if windows is not None else [None] * self.n_limits
         self.ipv6_prefix = ipv6_prefix
+        self.size_shadows, self.graphql_shadows = SIZE_GUARD in shadows, GRAPHQL_GUARD in shadows
         self.everything = tuple(range(self.n_limits))
         self.fields, self.plans = [], []
         self.path_field = self.ip_field = -1
@@ -302,7 +310,11 @@ cdef class CompiledPolicy:
                 charges.refuse("invalid", f"content_type: expected text, not {type(request.content_type).__name__}")
             else:
                 reason = self.guard(None if request.bytes is None else charges.request_bytes, request.content_type)
-                if reason is not None:
+                if reason is None:
+                    pass
+                elif self.size_shadows:
+                    charges.shadow_refusal(SIZE_GUARD)
+                else:
                     charges.refuse(reason[0], reason[1])
         if self.price is not None and charges.reason is None:
             self.read_price(charges, request)
@@ -468,7 +480,9 @@ cdef class CompiledPolicy:
         charges.operations = operations
         charges.graphql_cost = cost
         charges.graphql_type_cost = type_cost
-        if reason is not None:
+        if reason is not None and self.graphql_shadows:
+            charges.shadow_refusal(GRAPHQL_GUARD)
+        elif reason is not None:
             charges.refuse(reason, detail)
         return 0
 

@@ -139,7 +139,9 @@ cdef class Decision:
 
     @property
     def shadow(self):
-        """Names of the limits in shadow mode that would have refused."""
+        """Names of the guards and limits in shadow mode that would have refused."""
+        if self.charges.would_refuse is not None:
+            return [*self.charges.would_refuse, *self.refusing(0)]
         return self.refusing(0)
 
     cdef list refusing(self, int enforced):
@@ -215,6 +217,21 @@ cdef class Decision:
     def to_json(self):
         """The wire's decision object as bytes: UTF-8 without white space, durations as decimal fractions of a second."""
         return answer_json(self)
+
+    def tight(self):
+        """(limit name, remaining, limit) of every limit of which less than half is left; most often none."""
+        cdef int i
+        cdef int64_t left, limit
+        cdef list out = []
+        cdef Charges c = self.charges
+        if c.reason is None:
+            for i in range(c.n):
+                limit = c.policy.registry.items[c.items[i].numbers].limit
+                if not c.items[i].unknown:
+                    left = c.remaining_of(&c.items[i])
+                    if left < limit - left:
+                        out.append((c.policy.names[c.items[i].limit], left, limit))
+        return out
 
     def explain(self):
         """Per charge: (limit name, cost, fits, remaining). For people."""

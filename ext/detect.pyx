@@ -23,7 +23,8 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.math cimport sqrt
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 from address cimport Address, read_address
@@ -32,9 +33,9 @@ from keys cimport (
     ascii_of, hash_key, never_zero,
 )
 from measure cimport (
-    BLOCK_BYTES, COUNT, DISTINCT, EXACT, LONG_GAP_BINS, MAX_KEY_FIELDS, MATCH, RATE_CHANGE, RATIO, REGISTERS, RING, SUM, VALUE_CHANGE,
-    Entry, Rule, Seen, Spec, drained_by, learn_value, lowest, merge_registers, novelty, one_more, settle, share_of,
-    share_reached, turn_bins, turn_window, weight_of,
+    BLOCK_BYTES, COUNT, DISTINCT, EXACT, MAX_KEY_FIELDS, MATCH, RANK, RATE_CHANGE, RATIO, REGISTERS, RING, SUM, UNSENT,
+    VALUE_CHANGE, Entry, Rule, Seen, Spec, late_part, learn_value, lowest, novelty, one_more, raise_register, settle,
+    share_of, share_reached, to_registers, turn_bins, turn_window, weight_of,
 )
 from plain_target cimport OTHER_TARGET, STATIC_TARGET, Words, add_word, kind_of, word_hash
 from siphash cimport Hash128, siphash128
@@ -46,6 +47,8 @@ cdef dict MEASURES = {"count": COUNT, "distinct": DISTINCT, "sum": SUM, "ratio":
 include "detect_fields.pxi"
 include "detect_rules.pxi"
 include "detect_table.pxi"
+include "detect_verdict.pxi"
+include "detect_changes.pxi"
 
 
 @cython.final
@@ -53,19 +56,22 @@ cdef class Detectors:
     """The detectors of one policy. `specs` and `rules` are what shield.detect.compile made of it.
 
     `traits_of(text, is_agent)` answers the bits of a target or of a user agent; `match(method, path)` the indexes of the
-    rules whose path templates fit, or None where no rule has one; `normalise(path)` may raise ValueError.
+    rules whose path templates fit, or None where no rule has one; `normalise(path)` may raise ValueError; `locate(ip)` the
+    place of an address, for country and network where a request does not state them.
     """
 
     cdef Spec *specs
     cdef int n_specs
     cdef Fields fields
     cdef Rules rules
+    cdef Changes changes         # None: nobody else is to hear of anything
 
-    def __cinit__(self, specs, rules, *, secret, traits_of, words=(), match=None, normalise=None, int ipv6_prefix=64):
+    def __cinit__(self, specs, rules, *, secret, traits_of, words=(), match=None, normalise=None, int ipv6_prefix=64,
+                  locate=None):
         cdef int i
         if len(secret) != 16:
             raise ValueError("the hashing secret has 16 bytes")
-        self.fields = Fields(secret, normalise, ipv6_prefix)
+        self.fields = Fields(secret, normalise, ipv6_prefix, locate)
         self.n_specs = len(specs)
         self.specs = <Spec *>PyMem_Calloc(self.n_specs + 1, sizeof(Spec))
         if self.specs == NULL:
@@ -140,11 +146,11 @@ cdef class Detectors:
         cdef int64_t pour = 0
         cdef bint over = False
         cdef double value = 0, before = 0
-        cdef object number
+        cdef object number, detected
         if not self.fields.key_hash(request, s, &h):
             return None
         if s.measure == MATCH:
-            return {"key": h.a.to_bytes(8, "little") + h.b.to_bytes(8, "little")}
+            return {"key": key_bytes(h.a, h.b)}
         if s.measure == SUM or s.measure == VALUE_CHANGE:
             number = self.fields.fact(request, s.of)
             if number is None or not PyLong_Check(number) or PyBool_Check(number):
@@ -158,8 +164,6 @@ cdef class Detectors:
             if self.fields.states[s.of] == 2:
                 return None
         e = entry_of(s, h, now_us)
-        if e == NULL:
-            return None
         remember(s, h, self.fields.target_of(request), now_us)
         if e.events == 0:
             e.first_us = now_us
@@ -174,55 +178,27 @@ cdef class Detectors:
             elif s.measure == SUM:
                 pour = pour * s.unit if pour < s.max_pour else s.max_pour * s.unit
             else:
-                pour = <int64_t>(novelty(e, block_of(s, e), self.fields.hashes[s.of]) * <double>s.unit)
+                pour = <int64_t>(novelty(e, block_of(s, e), <uint32_t>self.fields.hashes[s.of].a, True) * <double>s.unit)
             if pour > s.max_pour * s.unit:
                 pour = s.max_pour * s.unit
             e.level += pour
-            over = e.level > s.capacity
-            if over and s.has_share and not share_reached(s, e, now_us):
-                e.level = s.capacity  # full, and waiting for the share
-                over = False
-            value = <double>e.level / <double>s.unit
-        elif s.measure == RATIO:
-            over = share_reached(s, e, now_us)
-            value = share_of(s, e, now_us)
         elif s.measure == RATE_CHANGE:
             turn_bins(s, e, now_us)
             e.level += 1
-            before = e.mean + s.deviations * sqrt(e.variance)
-            over = <int64_t>e.bins >= s.minimum and e.level > s.capacity and <double>e.level > before
-            value = <double>e.level
+        if s.measure != VALUE_CHANGE:
+            if self.changes is not None and (pour > 0 or s.measure >= RATIO or s.has_share):
+                self.changes.note(i, s, e, request, pour, failed, now_us)
+            over = is_over(s, e, now_us, &value, &before)
         else:
-            before = e.mean + s.deviations * sqrt(e.variance)
-            over = <int64_t>e.bins >= s.minimum and pour > s.capacity and <double>pour > before
-            value = <double>pour
-            learn_value(s, e, <double>pour)
+            value, before = <double>pour, beyond(s, e)
+            over = <int64_t>e.bins >= s.minimum and pour > s.capacity and value > before
+            learn_value(s, e, value)
         if not over:
             return None
-        return self.report(s, h, e, value, before, now_us)
-
-    cdef object report(self, Spec *s, Hash128 h, Entry *e, double value, double before, int64_t now_us):
-        """The evidence, unless the key is still quiet after its last detection: then one more repeat."""
-        cdef bint quiet = now_us < e.quiet_us
-        cdef object evidence = None
-        if not quiet:
-            evidence = {
-                "value": value,
-                "baseline": before,
-                "share": share_of(s, e, now_us) if s.has_share else None,
-                "events": e.events,
-                "since_us": e.first_us,
-                "repeats": e.repeats,
-                "samples": samples_of(s, h),
-            }
-            e.quiet_us = now_us + s.quiet_us
-            e.repeats = 0
-        else:
-            e.repeats = one_more(e.repeats)
-        if s.measure <= RATIO:
-            e.level, e.events, e.held, e.change = 0, 0, 0, 0
-            e.total = e.failed = e.before_total = e.before_failed = 0
-        return evidence
+        detected = evidence_of(s, h, e, value, before, now_us)
+        if self.changes is not None:
+            self.changes.cleared(i, s, e, request, now_us)
+        return detected
 
     # ---- what others may look at ------------------------------------------------------------------------------------
 
@@ -247,73 +223,31 @@ cdef class Detectors:
         self.fields.learn(request)
         return self.fields.value_of(request, index)
 
-    def export(self, int64_t now_us, double at_least=0.5, int most=4096):
-        """What other nodes need to know of keys at or past this part of their capacity: (detector, key hash, level in
-        ticks, instant, block or None). Only leaky measures merge: the others compare a node with itself."""
-        cdef int i
-        cdef uint32_t k
-        cdef Spec *s
-        cdef Entry *e
-        cdef list out = []
-        for i in range(self.n_specs):
-            s = &self.specs[i]
-            if s.measure > SUM:
-                continue
-            for k in range(s.n_sets * WAYS):
-                e = s.entries + k
-                if (e.a or e.b) and e.level > 0:
-                    settle(s, e, now_us)
-                    if e.level > 0 and <double>e.level >= at_least * <double>s.capacity:
-                        key = e.a.to_bytes(8, "little") + e.b.to_bytes(8, "little")
-                        block = None
-                        if s.measure == DISTINCT:
-                            block = (<char *>block_of(s, e))[:(4 * e.held if e.held <= EXACT else REGISTERS)]
-                        out.append((i, key, e.level, e.last_us, e.held, block))
-                        if len(out) >= most:
-                            return out
-        return out
+    # ---- several processes ------------------------------------------------------------------------------------------
 
-    def merge(self, int i, bytes key, int64_t level, int64_t at_us, int held, bytes block, int64_t now_us):
-        """Takes another node's measure of a key in. Counts and sums add up; values that both saw count once.
+    def share(self, lighten):
+        """From now on it is noted what other processes are to hear of. `lighten(request)` answers with as much of a
+        request as may be kept for some seconds."""
+        if self.changes is None:
+            self.changes = Changes(self.fields, lighten)
 
-        True when that lifts the key above its capacity; the bucket is emptied then."""
-        cdef Spec *s
-        cdef Entry *e
-        cdef Hash128 h
-        cdef int64_t drained
-        cdef Hash128 value
-        cdef int k
-        cdef double fresh_units = 0
-        if not 0 <= i < self.n_specs or len(key) != 16:
-            raise ValueError("no such detector or key")
-        s = &self.specs[i]
-        if s.measure > SUM:
-            raise ValueError("only counts, sums and distinct values merge")
-        h.a, h.b = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
-        e = entry_of(s, never_zero(h), now_us)
-        if e == NULL:
-            return False
-        drained = level
-        if now_us > at_us:
-            drained = drained_by(level, now_us - at_us, s.drain)
-        if s.measure == DISTINCT:
-            if held <= EXACT:
-                for k in range(min(held, len(block) // 4)):
-                    memset(&value, 0, sizeof(value))
-                    value.a = int.from_bytes(block[4 * k:4 * k + 4], "little")
-                    fresh_units += novelty(e, block_of(s, e), value)
-            elif len(block) == REGISTERS:
-                fresh_units = merge_registers(e, block_of(s, e), <const uint8_t *><const char *>block)
-            drained = min(drained, <int64_t>(fresh_units * <double>s.unit))
-        if e.events == 0:
-            e.first_us = at_us
-            e.events = 1
-        e.level += max(<int64_t>0, min(drained, s.max_pour * s.unit))
-        if e.level > s.capacity and not s.has_share:
-            e.level, e.held, e.change, e.events = 0, 0, 0, 0
-            e.quiet_us = now_us + s.quiet_us
-            return True
-        return False
+    def say(self, int64_t now_us, int most_bytes):
+        """What this process has counted since it last said so, in at most so many bytes; b"" for nothing."""
+        return b"" if self.changes is None else self.changes.say(self.specs, self.n_specs, now_us, most_bytes)
+
+    def hear(self, bytes parcel, int64_t now_us, int64_t lag_us):
+        """Takes in what another process said `lag_us` ago: [(detector, evidence, request)] of what goes too far by it.
+
+        Who has no request of the key at hand is silent about it: whoever counted last has one. ValueError for what is
+        no parcel, or before `share`."""
+        if self.changes is None:
+            raise ValueError("this process does not share what it sees")
+        return self.changes.hear(self.specs, self.n_specs, parcel, now_us, max(<int64_t>0, lag_us))
+
+    @property
+    def unsaid(self):
+        """Changes that others will not hear of: more keys in a second than there is room for."""
+        return 0 if self.changes is None else self.changes.unsaid
 
 
 cdef inline int64_t clipped(object number) except? -1:

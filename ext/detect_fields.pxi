@@ -13,11 +13,16 @@ cdef enum Derived:
     PRINCIPAL = 8
 
 cdef dict DERIVED = {"ip": IP, "network": NETWORK, "path": PATH, "route": ROUTE, "target": TARGET, "query": QUERY, "principal": PRINCIPAL}
+cdef tuple HEAVY = ("body", "graphql", "headers", "token", "attributes")
+cdef tuple LONG = ("tenant", "user", "path", "api_key", "session", "user_agent")
 cdef tuple PRINCIPALS = ("user", "api_key", "session", "ip")
 
 cdef enum:
     MAX_FIELDS = 32         # different fields that one policy's detectors read
     MAX_SAMPLE = 256        # characters of a target that are kept
+    MAX_KEPT_TEXT = 4_096   # characters of any fact of a request that is kept for a second
+    HEAVY_FACTS = 5
+    LONG_FACTS = 6
 
 
 @cython.internal
@@ -32,6 +37,7 @@ cdef class Fields:
     cdef uint64_t k1
     cdef int ipv6_prefix
     cdef object normalise
+    cdef object locate
     cdef object request_type
     cdef Py_ssize_t offsets[MAX_FIELDS]
     cdef Py_ssize_t path_offset
@@ -39,15 +45,17 @@ cdef class Fields:
     cdef Py_ssize_t agent_offset
     cdef Py_ssize_t ip_offset
     cdef Py_ssize_t headers_offset
+    cdef Py_ssize_t heavy_offsets[HEAVY_FACTS]
+    cdef Py_ssize_t long_offsets[LONG_FACTS]
     # of the event at hand
     cdef Hash128 hashes[MAX_FIELDS]
     cdef int states[MAX_FIELDS]   # 0 not looked at, 1 hashed, 2 absent
 
-    def __cinit__(self, bytes secret, object normalise, int ipv6_prefix):
+    def __cinit__(self, bytes secret, object normalise, int ipv6_prefix, object locate):
         cdef int i
         self.k0 = int.from_bytes(secret[:8], "little")
         self.k1 = int.from_bytes(secret[8:], "little")
-        self.normalise, self.ipv6_prefix = normalise, ipv6_prefix
+        self.normalise, self.ipv6_prefix, self.locate = normalise, ipv6_prefix, locate
         self.names = []
         for i, name in enumerate(PRINCIPALS):
             self.principal[i] = self.index(name)
@@ -77,8 +85,25 @@ cdef class Fields:
         self.path_offset, self.method_offset = slot_of(cls, "path"), slot_of(cls, "method")
         self.agent_offset, self.ip_offset = slot_of(cls, "user_agent"), slot_of(cls, "ip")
         self.headers_offset = slot_of(cls, "headers")
+        for i in range(HEAVY_FACTS):
+            self.heavy_offsets[i] = slot_of(cls, HEAVY[i])
+        for i in range(LONG_FACTS):
+            self.long_offsets[i] = slot_of(cls, LONG[i])
         self.request_type = cls
         return 0
+
+    cdef bint is_light(self, object request) except -1:
+        """Whether a request may be kept as it is: no body, no operations, no long texts."""
+        cdef int i
+        cdef object value
+        for i in range(HEAVY_FACTS):
+            if fact_of(request, self.heavy_offsets[i], <str>HEAVY[i]) is not None:
+                return False
+        for i in range(LONG_FACTS):
+            value = fact_of(request, self.long_offsets[i], <str>LONG[i])
+            if PyUnicode_Check(value) and PyUnicode_GET_LENGTH(value) > MAX_KEPT_TEXT:
+                return False
+        return True
 
     cdef inline void forget(self) noexcept:
         """Another event is at hand."""
@@ -98,8 +123,7 @@ cdef class Fields:
         if kind == PLAIN:
             value = self.fact(request, field)
         elif kind == ATTRIBUTE:
-            value = request.attributes
-            value = value.get((<str>self.names[field])[11:]) if isinstance(value, dict) else None
+            value = self.attribute(request, (<str>self.names[field])[11:])
             if value is not None and not PyUnicode_Check(value):
                 value = str(value)
         elif kind == IP or kind == NETWORK:
@@ -125,6 +149,17 @@ cdef class Fields:
         if PyUnicode_Check(value) and PyUnicode_GET_LENGTH(value):
             return value
         return None
+
+    cdef object attribute(self, object request, str name):
+        """As the request states it; country and asn, where it does not, as the database of places knows them."""
+        cdef object value = request.attributes
+        value = value.get(name) if isinstance(value, dict) else None
+        if value is None and self.locate is not None and (name == "country" or name == "asn"):
+            ip = fact_of(request, self.ip_offset, "ip")
+            place = self.locate(ip) if ip.__class__ is str else None
+            if place is not None:
+                value = place.country if name == "country" else place.asn
+        return value
 
     cdef object path_of(self, str target):
         cdef Py_ssize_t size

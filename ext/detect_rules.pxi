@@ -146,12 +146,11 @@ cdef class Rules:
         """Those of the rules whose conditions on attributes hold."""
         cdef uint64_t out = 0, bit = mask
         cdef int i
-        attributes = request.attributes
         while bit:
             i = lowest(bit)
             bit &= bit - 1
             for name, values in <tuple>self.facts[i]:
-                value = attributes.get(name) if isinstance(attributes, dict) else None
+                value = self.fields.attribute(request, name)
                 if value is None or str(value) not in values:
                     break
             else:

@@ -42,8 +42,21 @@ cdef Entry *entry_of(Spec *s, Hash128 h, int64_t now_us) except? NULL:
             break
         resize(s, s.n_sets * 2)
     memset(victim, 0, sizeof(Entry))
-    victim.a, victim.b, victim.last_us = h.a, h.b, now_us
+    victim.a, victim.b, victim.last_us, victim.idle_from_us = h.a, h.b, now_us, now_us
     return victim
+
+
+cdef Entry *known_of(Spec *s, uint64_t a, uint64_t b) noexcept:
+    """The key's place, NULL where it has none."""
+    cdef Entry *first
+    cdef int k
+    if s.entries == NULL:
+        return NULL
+    first = s.entries + <size_t>(a & (s.n_sets - 1)) * WAYS
+    for k in range(WAYS):
+        if first[k].a == a and first[k].b == b:
+            return first + k
+    return NULL
 
 
 cdef int resize(Spec *s, uint32_t n_sets) except -1:

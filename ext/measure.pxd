@@ -17,6 +17,9 @@ cdef enum:
     REGISTERS = 256         # of the HyperLogLog in the same block
     MAX_DISTINCT = 1024     # four a register: above, single changes would weigh too much
     MAX_KEY_FIELDS = 8
+    UNSENT = 0x80           # in a register: others do not know of it
+    RANK = 0x3F
+    IDLE_HORIZON_US = 2_000_000   # what others say is of the last second, or two when ticks fall badly
     RING = 32               # the last targets of each detector, for evidence
     LONG_GAP_BINS = 1_000   # an average over the past says nothing any more
 
@@ -48,7 +51,16 @@ cdef struct Entry:
     uint32_t repeats
     uint32_t bins
     uint16_t held            # distinct: fingerprints in the block; EXACT + 1: registers
-    uint16_t spare
+    uint16_t sent            # of them, from the front: those that other processes know of
+    # What other processes are still to hear of, and where that is noted (from 1; 0: nowhere).
+    int64_t pending          # ticks, or events of a rate
+    int64_t pending_us       # the first of it; 0: nothing
+    uint32_t pending_events
+    uint32_t pending_failed
+    int64_t cleared_us       # when this key was last detected, here or elsewhere
+    int64_t idle_from_us
+    uint32_t idle_us         # how long the bucket was empty since then
+    uint32_t noted_at
 
 cdef struct Seen:
     uint64_t a
@@ -121,10 +133,41 @@ cdef inline void settle(Spec *s, Entry *e, int64_t now_us) noexcept nogil:
     if now_us <= e.last_us:
         return
     if s.measure <= SUM:
+        rest_us(s, e, now_us)
         e.level = drained_by(e.level, now_us - e.last_us, s.drain)
         if e.level == 0:
-            e.held, e.change, e.events = 0, 0, 0
+            e.events = 0
+            if e.pending_us == 0:       # else others are still to hear of its values
+                e.held, e.sent, e.change = 0, 0, 0
     e.last_us = now_us
+
+cdef inline void rest_us(Spec *s, Entry *e, int64_t now_us) noexcept nogil:
+    """Notes for how long the bucket has been empty: drainage that what arrives late has a claim to."""
+    cdef int64_t elapsed_us = now_us - e.last_us
+    cdef int64_t idle_us = elapsed_us - e.level // s.drain
+    if e.last_us - e.idle_from_us > IDLE_HORIZON_US:
+        e.idle_from_us, e.idle_us = e.last_us, 0
+    if idle_us > 0:
+        if elapsed_us > IDLE_HORIZON_US:
+            e.idle_from_us, e.idle_us = now_us - IDLE_HORIZON_US, 0
+            idle_us = min(idle_us, <int64_t>IDLE_HORIZON_US)
+        e.idle_us += <uint32_t>idle_us
+
+cdef inline int64_t late_part(Spec *s, Entry *e, int64_t amount, int64_t at_us, int64_t now_us) noexcept nogil:
+    """What is left now of an amount that was poured in elsewhere at `at_us`: it would have drained while this bucket was
+    empty, and only then. Each idle microsecond drains once, whoever speaks first, so that what several processes say
+    together is never more, and at most IDLE_HORIZON_US of drainage less, than had one seen it all.
+    """
+    cdef int64_t idle_us
+    if at_us < e.idle_from_us:                  # of before that nothing is known: taken as empty
+        e.idle_us += <uint32_t>min(e.idle_from_us - at_us, <int64_t>3_600_000_000 - e.idle_us)
+        e.idle_from_us = at_us
+    idle_us = min(<int64_t>e.idle_us, max(<int64_t>0, now_us - at_us))
+    if idle_us >= amount // s.drain + 1:
+        e.idle_us -= <uint32_t>(amount // s.drain)
+        return 0
+    e.idle_us -= <uint32_t>idle_us
+    return max(<int64_t>0, amount - idle_us * s.drain)
 
 cdef inline double weight_of(Spec *s, Entry *e, int64_t now_us) noexcept nogil:
     """How much would be lost with this key: 0 is nothing."""
@@ -204,20 +247,6 @@ cdef inline void turn_bins(Spec *s, Entry *e, int64_t now_us) noexcept nogil:
     e.window_us = start
     e.events, e.first_us = 1, now_us
 
-cdef inline double merge_registers(Entry *e, uint8_t *block, const uint8_t *other) noexcept nogil:
-    """The largest of each pair; how many values that adds, by the sketch's own estimate."""
-    cdef double before, after
-    cdef int k
-    if e.held <= EXACT:
-        to_registers(e, block)
-    before = estimate(e.change)
-    for k in range(REGISTERS):
-        if other[k] > block[k] and other[k] < 64:
-            e.change += pow2(-<int>other[k]) - pow2(-<int>block[k])
-            block[k] = other[k]
-    after = estimate(e.change)
-    return after - before if after > before else 0
-
 cdef inline double estimate(double change) noexcept nogil:
     """HyperLogLog's raw estimate for 256 registers; below it, differences are all that is asked for."""
     return 0.7183 * REGISTERS * REGISTERS / change if change > 0 else 0
@@ -234,38 +263,50 @@ cdef inline int rank_of(uint32_t fingerprint) noexcept nogil:
 cdef inline void to_registers(Entry *e, uint8_t *block) noexcept nogil:
     cdef uint32_t fingerprints[EXACT]
     cdef int k, held = e.held if e.held <= EXACT else 0
+    cdef int at
     memcpy(fingerprints, block, 4 * held)
     memset(block, 0, BLOCK_BYTES)
     for k in range(held):
-        if rank_of(fingerprints[k]) > block[fingerprints[k] & 0xFF]:
-            block[fingerprints[k] & 0xFF] = <uint8_t>rank_of(fingerprints[k])
+        at = fingerprints[k] & 0xFF
+        if rank_of(fingerprints[k]) > block[at] & RANK:
+            block[at] = <uint8_t>rank_of(fingerprints[k]) | (UNSENT if k >= e.sent else 0)
     e.change = 0
     for k in range(REGISTERS):
-        e.change += pow2(-<int>block[k])
-    e.held = EXACT + 1
+        e.change += pow2(-<int>(block[k] & RANK))
+    e.held, e.sent = EXACT + 1, 0
 
-cdef inline double novelty(Entry *e, uint8_t *block, Hash128 value) noexcept nogil:
-    """1 for a value that is new, 0 for one that is not; past EXACT values the inverse of the chance that a new one is seen."""
-    cdef uint32_t fingerprint = <uint32_t>value.a
-    cdef uint32_t *kept = <uint32_t *>block
-    cdef int k, rank
+cdef inline double raise_register(Entry *e, uint8_t *block, int at, int rank, bint own) noexcept nogil:
+    """The inverse of the chance that a new value changes a register, where this one does; else 0."""
+    cdef int before = block[at] & RANK
     cdef double worth
+    if rank <= before:
+        return 0
+    worth = REGISTERS / e.change
+    e.change += pow2(-rank) - pow2(-before)
+    block[at] = <uint8_t>rank | (UNSENT if own else 0)
+    if estimate(e.change) > MAX_DISTINCT:
+        e.held, e.sent, e.change = 0, 0, 0
+    return worth
+
+cdef inline double novelty(Entry *e, uint8_t *block, uint32_t fingerprint, bint own) noexcept nogil:
+    """1 for a value that is new, 0 for one that is not; past EXACT values the inverse of the chance that a new one is seen.
+
+    `own`: this process saw it, and others are still to hear of it. Those that they know of stand in front.
+    """
+    cdef uint32_t *kept = <uint32_t *>block
+    cdef int k
     if e.held <= EXACT:
         for k in range(e.held):
             if kept[k] == fingerprint:
                 return 0
         if e.held < EXACT:
-            kept[e.held] = fingerprint
+            if own:
+                kept[e.held] = fingerprint
+            else:
+                kept[e.held] = kept[e.sent]
+                kept[e.sent] = fingerprint
+                e.sent += 1
             e.held += 1
             return 1
         to_registers(e, block)
-    rank = rank_of(fingerprint)
-    k = fingerprint & 0xFF
-    if rank <= block[k]:
-        return 0
-    worth = REGISTERS / e.change
-    e.change += pow2(-rank) - pow2(-<int>block[k])
-    block[k] = <uint8_t>rank
-    if estimate(e.change) > MAX_DISTINCT:
-        e.held, e.change = 0, 0
-    return worth
+    return raise_register(e, block, fingerprint & 0xFF, rank_of(fingerprint), own)

@@ -4,7 +4,8 @@
     report  -> outcome(facts, status, event)
 
 What was detected is answered (a throttle, a challenge, a block) and then told to the listeners, in the order it was
-found. A listener that raises is passed over for that one detection: detecting never keeps a decision from being made.
+found; where several processes share what they see, by one of them. A listener that raises is passed over for that one
+detection: detecting never keeps a decision from being made.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from shield.block.lists import BlockLists
 from shield.clock import Clock
 from shield.detect.detection import Detection
 from shield.detect.travel import Locate
-from shield.detect.watch import Watch
+from shield.detect.watch import Watch, lightened
 from shield.policy import Policy
 from shield.policy import detector as model
-from shield.policy.detector import ENFORCE
+from shield.policy.detector import ENFORCE, Detector
 from shield.request import Request
 
 Listener = Callable[[Detection], None]
@@ -44,6 +45,8 @@ class Abuse:
         self._ipv6_prefix = 64
         self._blocks_refuse = True
         self.blocks = BlockLedger(self.now_us, path)
+        self._secret: bytes | None = None
+        self._hold: Callable[[Detection, Request], None] | None = None
         self.listeners: list[Listener] = []
         self.refusal_listeners: list[Callable[[Block, Request, bool], None]] = []
         """Called with a block that refused a request, or with False one that would have."""
@@ -52,6 +55,11 @@ class Abuse:
         """Requests that blocks refused."""
         self.would_refuse = 0
         """Requests that they would have, were they not in shadow mode."""
+
+    @property
+    def watches(self) -> bool:
+        """True when the policy has detectors."""
+        return self._watch is not None
 
     @property
     def active(self) -> bool:
@@ -65,9 +73,15 @@ class Abuse:
         prefix = policy.identity.ipv6_prefix
         if self._watch is None or (self._watch.detectors, self._ipv6_prefix) != (policy.detectors, prefix):
             self._ipv6_prefix = prefix
-            self._watch = Watch(policy.detectors, ipv6_prefix=prefix, locate=self._locate) if policy.detectors else None
+            self._watch = self._new_watch(policy.detectors) if policy.detectors else None
         self._blocks_refuse = policy.blocks.mode == ENFORCE
         self.blocks.adopt(policy, lists)
+
+    def _new_watch(self, detectors: Sequence[Detector]) -> Watch:
+        watch = Watch(detectors, secret=self._secret, ipv6_prefix=self._ipv6_prefix, locate=self._locate)
+        if self._secret is not None:
+            watch.share()
+        return watch
 
     def now_us(self) -> int:
         """Microseconds since 1970, by the clock that decisions are made by."""
@@ -113,14 +127,14 @@ class Abuse:
         if self._watch is None:
             return ()
         found = self._watch.request(request, self._clock() // 1000)
-        return self._tell(found, request) if found else ()
+        return self._heed(found, request) if found else ()
 
     def outcome(self, facts: Request, status: int | None, event: str | None) -> Sequence[Detection]:
         """What became of a request, with the facts that tell which it was."""
         if self._watch is None:
             return ()
         found = self._watch.outcome(facts, status, event, self._clock() // 1000)
-        return self._tell(found, facts) if found else ()
+        return self._heed(found, facts) if found else ()
 
     def stats(self) -> Mapping[str, Mapping[str, int]]:
         """By detector: what it holds, its bound, and what it found."""
@@ -134,17 +148,56 @@ class Abuse:
             "blocks_shadow_refusals": self.would_refuse,
         }
 
-    def _tell(self, found: Sequence[Detection], request: Request) -> Sequence[Detection]:
+    # ---- several processes -------------------------------------------------------------------------------------
+
+    def share(self, secret: bytes, hold: Callable[[Detection, Request], None]) -> None:
+        """From now on other processes see the same: keys are hashed with `secret`, 16 bytes that all of them have, and
+        a detection is handed to `hold` instead of being told: whose it is, is settled elsewhere. What was counted with
+        another secret is forgotten.
+        """
+        known, self._secret, self._hold = self._secret, secret, hold
+        if self._watch is not None and known != secret:
+            self._watch = self._new_watch(self._watch.detectors)
+
+    def unshare(self) -> None:
+        """Detections are told at once again."""
+        self._hold = None
+
+    def say(self, now_us: int) -> bytes:
+        """What other processes are to hear of since it was asked last, b"" for nothing."""
+        return b"" if self._watch is None else self._watch.say(now_us)
+
+    def hear(self, parcel: bytes, lag_us: int) -> None:
+        """Takes in what another process said `lag_us` ago. ValueError for what is no parcel of this release's."""
+        if self._watch is not None:
+            for detection, request in self._watch.hear(parcel, self.now_us(), lag_us):
+                self._heed([detection], request)
+
+    @property
+    def unsaid(self) -> int:
+        """Changes that others will not hear of: more keys in a second than there is room for."""
+        return 0 if self._watch is None else self._watch.unsaid
+
+    # ---- telling -----------------------------------------------------------------------------------------------
+
+    def _heed(self, found: Sequence[Detection], request: Request) -> Sequence[Detection]:
         if self.allows(request):
             return ()
         for detection in found:
-            self._answer(detection, request)
-            for listener in self.listeners:
-                try:
-                    listener(detection)
-                except Exception:
-                    self.listener_faults += 1
+            if self._hold is None:
+                self.tell(detection, request)
+            else:
+                self._hold(detection, lightened(request))
         return found
+
+    def tell(self, detection: Detection, request: Request) -> None:
+        """Answers a detection, which was made on this request, and tells the listeners."""
+        self._answer(detection, request)
+        for listener in self.listeners:
+            try:
+                listener(detection)
+            except Exception:
+                self.listener_faults += 1
 
     def _answer(self, detection: Detection, request: Request) -> None:
         detector = detection.detector

@@ -241,6 +241,7 @@ def _serve(options: argparse.Namespace) -> int:
             callers=read_callers(options.tls_client_id, tls),
             secret_file=options.secret_file,
             blocks=options.blocks,
+            geo=tuple(options.geo or ()),
             trace=options.trace_decisions,
             log_format=options.log_format or ("console" if sys.stderr.isatty() else "json"),
             log_level=options.log_level,

@@ -84,6 +84,14 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         "of a Redis block is kept there; with memory:// they end with the process)",
     )
     more.add_argument(
+        "--geo",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="a MaxMind-format database of places, countries or networks, for detectors; may be given once for each "
+        "kind, and is read again when it changes",
+    )
+    more.add_argument(
         "--trace-decisions",
         metavar="FILE",
         type=Path,

@@ -48,4 +48,5 @@ def compile_policy(
         overrides=[dict(policy.overrides.get(limit.name, {})) or None for limit in limits]
         if policy.overrides
         else None,
+        shadows=policy.shadow_guards,
     )

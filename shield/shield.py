@@ -30,6 +30,7 @@ from shield.policy import Policy
 from shield.receipt import Handles
 from shield.request import Request
 from shield.resolving import Resolving
+from shield.sharing import SharedDetectors
 from shield.standing_in import StandingIn
 from shield.store.memory import MemoryStore
 from shield.store.table import TableStore
@@ -52,7 +53,7 @@ class Explanation(NamedTuple):
     """The key it counted by, in clear: for the operator who asked, never for a log."""
 
 
-class Shield(Keyed, Pacing, StandingIn, Resolving):
+class Shield(Keyed, Pacing, StandingIn, Resolving, SharedDetectors):
     """Decides every quota of a request in one atomic step.
 
     `store` is a URL (`memory://`, `shared://NAME`, `redis://host:6379/0`, `rediss://`, `unix:///path`) or a Store.
@@ -94,8 +95,7 @@ class Shield(Keyed, Pacing, StandingIn, Resolving):
             self._standin = StandIn(self._local.table, partial(compile_policy, registry=self._local.registry))
         self._paying: asyncio.Task[None] | None = None  # tells the store what it does not know of
         self._start_pacing()
-        self._clock = clock
-        self._trace = trace
+        self._clock, self._trace, self._secret = clock, trace, secret
         self._gate: Gate | None = None
         self._prepared: tuple[Policy, Gate | None, BlockLists] | None = None
         self._keeper: Keeper | None = None
@@ -175,9 +175,11 @@ class Shield(Keyed, Pacing, StandingIn, Resolving):
         blocks = self.abuse.blocks
         blocks.start(getattr(self.store, "block_log", None))
         await blocks.turn()  # what the others have said, before anything is decided
+        await self._start_sharing()
 
     async def close(self) -> None:
         """Closes the store's connections."""
+        await self._stop_sharing()
         if self._keeper is not None:
             await self._keeper.stop()
             self._keeper = None
@@ -365,6 +367,5 @@ class Shield(Keyed, Pacing, StandingIn, Resolving):
 
     def stats(self) -> Mapping[str, int]:
         """Counts of the local table and of the store, for metrics."""
-        identity = {} if self._gate is None else self._gate.stats()
-        own = {**identity, **self.abuse.block_stats(), **self.pacing_stats()}
+        own = {**({} if self._gate is None else self._gate.stats()), **self._abuse_stats(), **self.pacing_stats()}
         return {**self._local.stats(), **self.store.stats(), **own}

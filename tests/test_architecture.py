@@ -39,7 +39,7 @@ LAYERS = [
                 "shield.standing_in",
                 "shield.resolving",
             ),
-            *("shield.shield", "shield.testing", "shield"),
+            *("shield.shield", "shield.testing", "shield", "shield.sharing"),
         ],
     ),
     (

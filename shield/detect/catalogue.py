@@ -39,14 +39,38 @@ meanwhile is counted as repeats. `share` asks in addition for a share of failure
 `minimum` bins or values. `travel` compares the places of two logins. Nothing that a client does well resets what it did
 badly.
 
-What they remember is bounded: `max_keys` keys each (16,384 unless the policy says otherwise), 112 bytes a key, and
+What they remember is bounded: `max_keys` keys each (16,384 unless the policy says otherwise), 160 bytes a key, and
 256 bytes more where different values are counted: exactly up to 64, then by a HyperLogLog. When a detector has no room,
-a newcomer takes the place of the key with the least in its bucket, and the detector's `stats` count it. Each process
-measures by itself: what several of them see is not put together.
+a newcomer takes the place of the key with the least in its bucket, and the detector's `stats` count it.
+
+## Several processes
+
+Each process counts by itself, so no check waits, and tells the others once a second what it has counted: the workers of
+a host through their supervisor, the nodes of one Redis through a stream there (one round of commands a second; the
+account needs `+xadd +xread`). What is spread over many is found as if one process had seen it all, **at most a second
+and one exchange later**. It is never found earlier or with more: each event counts once, however often a parcel is
+handed over, and what drained while a bucket was empty is taken off what arrives late; at most two seconds of `leak` are
+lost by that. (A value that was forgotten because its bucket ran empty here and not there may count once more.)
+`value-change` looks at single values and compares each with what its own process has learnt.
+
+A detection is told once over all of them: the process that finds it claims it first, at the supervisor or in Redis,
+which takes one request and no check's time; while the detector is quiet about that key nobody else gets it. If the
+store cannot be reached, each process that finds it tells of it: at most once in each. A flushed Redis forgets the
+claims and parcels of the last second. A process that dies loses what it had counted since its last parcel.
+
+Bounds, each second and process: 16,384 keys that changed, of which some 900 go into a parcel (48 KiB), those nearest to
+their threshold first and the others in the next second. What there is no room for is counted by
+`shield_store_sharing_unsaid_total`; beside it stand `..._said`, `..._heard`, `..._nodes`, `..._failures`,
+`..._unreadable` (parcels of another release's format), `..._told_elsewhere` and `..._told_unclaimed`. Keys travel as
+keyed hashes; the secret is the one that receipts are sealed with. Servers that share a table without being one server's
+workers do not meet.
 
 Outcomes are what the service reports: a status, and where it knows better an event: `login_failed`, `login_ok`,
 `user_unknown`, `payment_failed`, `token_failed`. A report with a receipt feeds detectors only when it also states the
-facts (address, user, path).
+facts (address, user, path). Where an address is, its country and its network number are known by `--geo FILE` (`shield
+serve` and `simulate`, once for each kind of database; `locate=` in the library), unless the request states
+`attributes.country` or `attributes.asn`. A file that changes is read again within ten seconds; one that is broken is
+logged, and the one before stays in use.
 
 """
 

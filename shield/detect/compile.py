@@ -7,6 +7,7 @@ from typing import Any
 
 from shield.core.detect import Detectors
 from shield.detect.traits import BIT, TRAITS, WORDS, of_agent, of_target
+from shield.detect.travel import Locate
 from shield.policy.detector import Condition, Detector
 from shield.policy.matcher import Matcher
 from shield.policy.path import normalise
@@ -23,7 +24,9 @@ class _Template:
         self.paths = condition.paths
 
 
-def compile_detectors(detectors: Sequence[Detector], *, secret: bytes, ipv6_prefix: int = 64) -> Detectors:
+def compile_detectors(
+    detectors: Sequence[Detector], *, secret: bytes, ipv6_prefix: int = 64, locate: Locate | None = None
+) -> Detectors:
     """The measuring core for these, in their order; of `travel` only which events are meant. `secret`: 16 bytes.
 
     ValueError where they read more different fields, or name more lists of agents, than there is room for.
@@ -48,6 +51,7 @@ def compile_detectors(detectors: Sequence[Detector], *, secret: bytes, ipv6_pref
         match=Matcher([_Template(one) for one in conditions]).match if with_paths else None,
         normalise=normalise,
         ipv6_prefix=ipv6_prefix,
+        locate=locate,
     )
 
 

@@ -32,6 +32,7 @@ class Detection:
     samples: tuple[Sample, ...] = ()
     request_id: str | None = None
     places: tuple[str, ...] = ()  # travel: where from and where to
+    mark: bytes = b""  # the detector and the key, by a keyed hash: the same in all processes that share what they see
 
     @property
     def name(self) -> str:

@@ -69,14 +69,14 @@ class Journeys:
         self._speed_kmh = speed_kmh
         self._keep_us = keep_us
         self._max_keys = max_keys
-        self._seen: OrderedDict[bytes, list[tuple[int, str, Place]]] = OrderedDict()
+        self._seen: OrderedDict[bytes, list[tuple[int, bytes, Place]]] = OrderedDict()
         self.pushed_out = 0
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def login(self, key: bytes, network: str, place: Place, at_us: int) -> Journey | None:
-        """A login of `key` from `network` (the address's /24 or /48) at `place`. Of the two journeys it is part of,
+    def login(self, key: bytes, network: bytes, place: Place, at_us: int) -> Journey | None:
+        """A login of `key` from `network` (of the address's /24 or /48) at `place`. Of the two journeys it is part of,
         the worse impossible one."""
         if place.latitude == 0 and place.longitude == 0:
             return None  # what databases say where they know nothing
@@ -95,7 +95,7 @@ class Journeys:
             self.pushed_out += 1
         return max(found, key=lambda one: one.speed_kmh, default=None)
 
-    def _impossible(self, one: tuple[int, str, Place], other: tuple[int, str, Place]) -> Journey | None:
+    def _impossible(self, one: tuple[int, bytes, Place], other: tuple[int, bytes, Place]) -> Journey | None:
         before, after = (one, other) if one[0] <= other[0] else (other, one)
         if before[1] == after[1] or (before[2].asn is not None and before[2].asn == after[2].asn):
             return None  # one network serves both: the database is wrong, or the network moves its addresses about

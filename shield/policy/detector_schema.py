@@ -14,8 +14,8 @@ from shield.policy.scalars import Scalar, Wrong
 
 MAX_DETECTORS = 64  # a bit each
 MAX_RULES = 64  # likewise: the conditions of all detectors together
-MAX_KEYS = 1_048_576  # remembered by one detector: 372 MB at most
-DEFAULT_KEYS = 16_384  # 2 MB of counts, 6 MB where different values are counted
+MAX_KEYS = 1_048_576  # remembered by one detector: 436 MB at most
+DEFAULT_KEYS = 16_384  # 3 MB of counts, 7 MB where different values are counted
 MAX_CAPACITY = 10**9
 
 NAME = r"[a-z0-9][a-z0-9_.-]{0,63}"
@@ -103,11 +103,16 @@ CONDITION = Table(
             "One of these is part of it.",
             default_doc="none",
         ),
-        Key("country", ListOf(_plain("country", 8), 256, 1, single=True), "attributes.country.", default_doc="none"),
+        Key(
+            "country",
+            ListOf(_plain("country", 8), 256, 1, single=True),
+            "attributes.country, or the country of the address by --geo.",
+            default_doc="none",
+        ),
         Key(
             "asn",
             ListOf(_plain("network number", 16), 256, 1, single=True),
-            "attributes.asn, as text.",
+            "attributes.asn, as text, or the network of the address by --geo.",
             default_doc="none",
         ),
     ),

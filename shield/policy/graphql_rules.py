@@ -70,6 +70,7 @@ def _guard(values: Mapping[str, Any], report: Report, read: Read) -> GraphQLGuar
         dialect=dialect,
         default_list_size=None if size == UNBOUNDED else size,
         unknown=values["unknown"],
+        mode=values["mode"],
         ceilings=Ceilings(**{one.name: values[one.name] for one in fields(Ceilings)}),
         reads_http=values["match"] is not None,
         methods=match["method"] or (),

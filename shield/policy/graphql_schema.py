@@ -67,8 +67,8 @@ def _file() -> Scalar:
     return scalars.text("file", "the name of a file, relative to the policy file", r".+", 1_024)
 
 
-def graphql_table(match: Table) -> Table:
-    """`match` is the table that limits have too."""
+def graphql_table(match: Table, mode: Key) -> Table:
+    """`match` is the table that limits have too, `mode` the key of all guards."""
     return Table(
         "guard.graphql",
         "What a GraphQL operation may cost, before anything parses it. A document that cannot be priced is refused "
@@ -113,6 +113,7 @@ def graphql_table(match: Table) -> Table:
                 "A JSON object of documents by their hash, which clients then may send alone.",
                 default_doc="only those that were sent before together with their SHA-256",
             ),
+            mode,
             *_ceilings(),
         ),
     )

@@ -142,6 +142,7 @@ class SizeGuard:
 
     max_body_bytes: int | None = None  # None: no ceiling
     content_types: tuple[str, ...] = ()  # lower-case "type/subtype" or "type/*"; () is any
+    mode: str = field(default="enforce", metadata=LATE)  # "enforce" or "shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class GraphQLGuard:
     default_list_size: int | None = 10  # None: unbounded
     unknown: Literal["refuse", "shape"] = "refuse"  # what becomes of a document that does not fit the schema
     ceilings: Ceilings = field(default_factory=Ceilings)
+    mode: str = field(default="enforce", metadata=LATE)  # "enforce" or "shadow"
     reads_http: bool = False  # operations are also read from the body and query string of matching requests
     methods: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
@@ -236,6 +238,12 @@ class Policy:
     def signed(self) -> bool:
         """Whether signatures of requests are verified."""
         return self.replay is not None and bool(self.replay.schemes)
+
+    @property
+    def shadow_guards(self) -> tuple[str, ...]:
+        """Guards that tell what they would have refused, as decisions and metrics name them."""
+        guards = {"guard.size": self.size, "guard.graphql": self.graphql}
+        return tuple(name for name, guard in guards.items() if guard is not None and guard.mode == "shadow")
 
     @property
     def fingerprint(self) -> str:

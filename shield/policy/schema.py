@@ -304,6 +304,13 @@ IDENTITY = Table(
     ),
 )
 
+GUARD_MODE = Key(
+    "mode",
+    scalars.choice("enforce", "shadow"),
+    '"shadow" reports what it would have refused and refuses nothing.',
+    default="enforce",
+)
+
 SIZE = Table(
     "guard.size",
     "How large a body may be, and of what type. A body that is too large is answered 413, a type that is "
@@ -318,10 +325,11 @@ SIZE = Table(
             default=[],
             default_doc="any",
         ),
+        GUARD_MODE,
     ),
 )
 
-GRAPHQL = graphql_table(MATCH)
+GRAPHQL = graphql_table(MATCH, GUARD_MODE)
 REPLAY_SCHEME = scheme_table(MATCH)
 REPLAY = replay_table(MATCH, REPLAY_SCHEME)
 IDEMPOTENCY = idempotency_table(MATCH)

@@ -143,7 +143,7 @@ def _flat(table: Any) -> Any:
 def _size(guard: Any) -> SizeGuard | None:
     if guard is None or guard is REFUSED or guard["size"] is None or guard["size"] is REFUSED:
         return None
-    return SizeGuard(guard["size"]["max_body_bytes"], guard["size"]["content_types"])
+    return SizeGuard(**guard["size"])
 
 
 def _places(entries: Any) -> dict[str, int]:

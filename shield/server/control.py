@@ -50,6 +50,8 @@ class Start(Message):
     blocks: str
     """The file of the host's blocks."""
     events_key: bytes
+    geo: list[str]
+    """Databases of places, countries and networks."""
     trace: str | None
     trace_anew: bool
     log_format: str
@@ -106,6 +108,22 @@ class Count(Message):
     id: int
 
 
+class Heard(Message):
+    """What another worker has counted, as it said it."""
+
+    node: bytes
+    number: int
+    held_us: int
+    data: bytes
+
+
+class Claimed(Message):
+    """Which detections of a Told are this worker's to tell."""
+
+    id: int
+    won: list[bool]
+
+
 class Drain(Message):
     """Finish what is in flight, say Ended, and end."""
 
@@ -157,14 +175,29 @@ class Counted(Message):
     degraded: bool
 
 
+class Told(Message):
+    """What this worker has counted, for the others, and the detections it would tell: (mark, owner, for how long).
+    Answer, where there are any: Claimed.
+    """
+
+    id: int
+    node: bytes = b""
+    number: int = 0
+    held_us: int = 0
+    data: bytes = b""
+    claims: list[tuple[bytes, bytes, int]] = []
+
+
 class Ended(Message):
     """The last: the drain is over."""
 
     counts: Counts
 
 
-ToWorker = Start | Accept | Leave | Prepare | Commit | Abort | Tokens | Certificate | Count | Drain | Hurry
-ToSupervisor = Ready | Unable | Prepared | Done | Counted | Ended
+ToWorker = (
+    Start | Accept | Leave | Prepare | Commit | Abort | Tokens | Certificate | Count | Heard | Claimed | Drain | Hurry
+)
+ToSupervisor = Ready | Unable | Prepared | Done | Counted | Told | Ended
 
 
 class Channel:

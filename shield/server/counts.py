@@ -21,7 +21,7 @@ class Counts(msgspec.Struct, kw_only=True):
     refusals: dict[str, int] = {}
     """By the limit that denied."""
     shadow: dict[str, int] = {}
-    """By the limit in shadow mode that would have."""
+    """By the limit or guard in shadow mode that would have."""
     degraded: int = 0
     latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
     """By LATENCY_BUCKETS, and what took longer than the last of them."""

@@ -27,6 +27,7 @@ from shield.server.control import Accept, Count, Drain, Hurry, Leave, Start
 from shield.server.counts import Counts
 from shield.server.exposition import GAUGES
 from shield.server.logs import Log, fault_fields
+from shield.server.measures import MeetingPoint
 from shield.server.sockets import Bound, StartError, UsageError
 from shield.server.worker_process import CAUSES, EXIT, SIGNAL, SILENT, UNABLE, WorkerProcess
 
@@ -81,6 +82,7 @@ class Crew:
         self._starting = starting
         self._joining = joining
         self._log = log
+        self._meeting_point = MeetingPoint(self.admitted)
         self._listening: list[Listening] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._ending = asyncio.Event()
@@ -131,6 +133,7 @@ class Crew:
                 why: dict[str, Any] = {"cause": UNABLE, "why": error.strerror or str(error)}
             else:
                 pid = worker.pid
+                worker.on_told = self._meeting_point.told
                 why = await self._live(worker)
                 lived_s = loop.time() - worker.ready_s if worker.ready is not None else 0.0
                 if worker.unable is not None:

@@ -30,6 +30,7 @@ GAUGES: Final = frozenset(
     | {"identity_tokens_cached", "identity_api_keys", "turns_waiting"}
     | {"blocks_in_force", "blocks_max", "blocks_listed_networks", "blocks_lists_failing", "events_queued"}
     | {"overrides_in_force"}
+    | {"sharing_nodes"}
 )
 # What is no count of the store's.
 OF_ITS_OWN: Final = ("identity_", "blocks_", "overrides_", "events_", "turns_", "middleware_")
@@ -45,13 +46,14 @@ class PolicyInfo(NamedTuple):
     owner: str
     fingerprint: str
     limits: tuple[str, ...]
+    shadow_guards: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, policy: Policy) -> PolicyInfo:
         limits = [limit.name for limit in policy.limits]
         if policy.identity.failures is not None:
             limits.append(policy.identity.failures.name)
-        return cls(policy.name, policy.owner or "", policy.fingerprint, tuple(limits))
+        return cls(policy.name, policy.owner or "", policy.fingerprint, tuple(limits), policy.shadow_guards)
 
 
 class Exposition(Collector):
@@ -92,9 +94,12 @@ class Exposition(Collector):
         )
         yield counter(
             "shield_shadow_refusals",
-            "Requests that a limit in shadow mode would have refused.",
+            "Requests that a limit or guard in shadow mode would have refused.",
             ["limit", "owner"],
-            _by_limit(policy, counts.shadow),
+            [
+                *_by_limit(policy, counts.shadow),
+                *(((guard, policy.owner), counts.shadow.get(guard, 0)) for guard in policy.shadow_guards),
+            ],
         )
         yield _single("shield_degraded_decisions", "Decisions made without the store's truth.", counts.degraded)
         yield _histogram(counts)

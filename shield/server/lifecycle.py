@@ -75,6 +75,7 @@ class Server:
                 tls=options.tls,
                 callers=options.callers,
                 blocks=options.blocks,
+                geo=options.geo,
                 trace=options.trace,
             ),
             self._log,

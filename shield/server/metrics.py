@@ -52,7 +52,7 @@ class Metrics:
         self.policy = PolicyInfo.of(policy)
         counts, names = self._counts, self.policy.limits
         counts.refusals = {name: counts.refusals.get(name, 0) for name in names}
-        counts.shadow = {name: counts.shadow.get(name, 0) for name in names}
+        counts.shadow = {name: counts.shadow.get(name, 0) for name in (*names, *self.policy.shadow_guards)}
 
     def add(self, stats: StoreStats) -> None:
         """Something else that counts beside the store."""

@@ -21,6 +21,7 @@ from shield.server.bounds import BACKLOG, CLOSE_S, SETTLE_S, TICK_S
 from shield.server.counts import Counts
 from shield.server.logs import Log
 from shield.server.metrics import Metrics
+from shield.server.options import read_places
 from shield.server.routes import decision_listener
 from shield.server.service import Service
 from shield.server.sockets import TlsFiles, UsageError
@@ -54,6 +55,7 @@ class NodeOptions:
     blocks: Path | None = None
     events_key: bytes | None = None
     """What subjects in security events are hashed with, unless the policy names a key."""
+    geo: tuple[Path, ...] = ()
     trace: Path | None = None
     trace_anew: bool = True
     """Whether the trace starts anew, or a killed process's goes on."""
@@ -68,10 +70,16 @@ class Node:
         self._log = log
         self.tls = options.tls.context() if options.tls is not None else None
         self.tokens = options.tokens
+        locate = read_places(options.geo, lambda why: log.error("database of places not read again", why=why))
         self._trace = self._open_trace(options)
         try:
             shield = Shield(
-                options.policy, options.store, secret=options.secret, trace=self._trace, blocks=options.blocks
+                options.policy,
+                options.store,
+                secret=options.secret,
+                trace=self._trace,
+                locate=locate,
+                blocks=options.blocks,
             )
         except ShieldError as error:
             self._close_trace()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shield.detect.travel import Locate
 from shield.identity.callers import AllowedCallers
 from shield.server.auth import CallerTokens, TokenFileError
 from shield.server.bounds import DRAIN_GRACE_S, MAX_SECRET_FILE_BYTES, MIN_SECRET_BYTES
@@ -34,6 +35,8 @@ class ServeOptions:
     secret_file: Path | None = None
     blocks: Path | None = None
     """Where blocks are kept; None: beside a shared table, in a Redis, else nowhere."""
+    geo: tuple[Path, ...] = ()
+    """Databases of places, countries and networks."""
     trace: Path | None = None
     log_format: str = "console"
     log_level: str = "info"
@@ -63,6 +66,18 @@ def read_secret(path: Path) -> bytes:
             f"{MAX_SECRET_FILE_BYTES}, as from: openssl rand -hex 32"
         )
     return secret
+
+
+def read_places(paths: Sequence[Path], report: Callable[[str], None]) -> Locate | None:
+    """What answers where addresses are; None without a database. UsageError for one that cannot be used."""
+    if not paths:
+        return None
+    from shield.geo import Places
+
+    try:
+        return Places(*paths, report=report)
+    except ValueError as error:
+        raise UsageError(f"--geo {error}") from None
 
 
 def read_callers(ids: Sequence[str] | None, tls: TlsFiles | None) -> AllowedCallers | None:

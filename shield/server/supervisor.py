@@ -186,6 +186,7 @@ class Supervisor(Front):
             callers=None if options.callers is None else options.callers.patterns,
             blocks=str(self._blocks_path),
             events_key=self._key,
+            geo=[str(path) for path in options.geo],
             trace=f"{options.trace}.{number}" if options.trace is not None else None,
             trace_anew=first,
             log_format=options.log_format,

@@ -23,12 +23,14 @@ from shield.server.control import (
     Accept,
     Certificate,
     Channel,
+    Claimed,
     Commit,
     Count,
     Counted,
     Done,
     Drain,
     Ended,
+    Heard,
     Hurry,
     Leave,
     Prepare,
@@ -40,6 +42,7 @@ from shield.server.control import (
     Unable,
 )
 from shield.server.logs import Log, fault_fields, open_log
+from shield.server.measures import WorkerExchange
 from shield.server.node import Node, NodeOptions
 from shield.server.sockets import TlsFiles, UsageError
 from shield.server.source import PolicySource
@@ -53,8 +56,9 @@ PROGRAM: Final = "import sys; sys.path[:] = sys.argv[2:]; from shield.server.wor
 class Worker:
     """Obeys its supervisor, from Ready to Ended."""
 
-    def __init__(self, channel: Channel, start: Start, node: Node, log: Log) -> None:
+    def __init__(self, channel: Channel, start: Start, node: Node, exchange: WorkerExchange, log: Log) -> None:
         self._channel = channel
+        self._exchange = exchange
         self._start = start
         self._node = node
         self._log = log
@@ -121,6 +125,8 @@ class Worker:
                 self._channel.send(Done(id, self._renew_certificate()))
             case Count(id):
                 self._channel.send(self._counted(id))
+            case Heard() | Claimed():
+                self._exchange.received(message)
             case Drain(grace_s):
                 self._grace_s = grace_s
                 self._stop.set()
@@ -165,6 +171,7 @@ def _node(start: Start, log: Log) -> Node:
         callers=AllowedCallers(start.callers) if start.callers is not None else None,
         blocks=Path(start.blocks),
         events_key=start.events_key,
+        geo=tuple(map(Path, start.geo)),
         trace=Path(start.trace) if start.trace is not None else None,
         trace_anew=start.trace_anew,
     )
@@ -179,9 +186,12 @@ async def _main(end: socket.socket) -> None:
     assert isinstance(start, Start)
     log = open_log(sys.stderr, start.log_format, start.log_level, worker=start.number)
     node: Node | None = None
+    exchange = WorkerExchange(channel)
     try:
         try:
             node = _node(start, log)
+            if node.service.shield.store.local:  # else they meet at the store, with the workers of other hosts
+                node.service.shield.share_through(exchange)
             warnings = await node.open()
         except (PolicyError, TokenFileError, UsageError) as error:
             channel.send(Unable(str(error), misuse=True))
@@ -193,7 +203,7 @@ async def _main(end: socket.socket) -> None:
         else:
             with node.settled(), foreign_records(log):
                 channel.send(Ready(node.store, node.service.shield.store.name, warnings))
-                await Worker(channel, start, node, log).run()
+                await Worker(channel, start, node, exchange, log).run()
     finally:
         if node is not None:
             await node.close()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from shield.server.control import (
     Prepared,
     Ready,
     Start,
+    Told,
     ToSupervisor,
     Unable,
 )
@@ -55,6 +57,8 @@ class WorkerProcess:
         self.quiet_ticks = 0
         """Seconds of ours since it said something."""
         self.started_s = self.ready_s = asyncio.get_running_loop().time()
+        self.on_told: Callable[[WorkerProcess, Told], None] | None = None
+        """Takes what its detectors have counted, for the other workers."""
         self.spoken = asyncio.Event()
         """It is ready, or will never be."""
         self._killed_for = ""
@@ -132,6 +136,9 @@ class WorkerProcess:
                 self.spoken.set()
             case Unable():
                 self.unable = message
+            case Told():
+                if self.on_told is not None:
+                    self.on_told(self, message)
             case Ended(counts):
                 self.counts, self.ended = counts, True
 

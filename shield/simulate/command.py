@@ -51,7 +51,11 @@ def add_to(commands: Any, new_parser: Callable[..., argparse.ArgumentParser]) ->
     )
     parser.add_argument("--suggest", action="store_true", help="propose limits from the traffic's own percentiles")
     parser.add_argument(
-        "--geo", type=Path, metavar="FILE", help="a MaxMind-format database of places, for impossible travel"
+        "--geo",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="a MaxMind-format database of places, countries or networks, for detectors; once for each kind",
     )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write a report with plots; it opens without a network"
@@ -80,10 +84,10 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--compare names both policies; leave --policy out")
     locate = None
     if options.geo is not None:
-        from shield.geo import open_places
+        from shield.geo import Places
 
         try:
-            locate = open_places(options.geo)
+            locate = Places(*options.geo)
         except ValueError as error:
             raise UsageError(f"--geo {error}") from None
 

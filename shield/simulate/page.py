@@ -27,6 +27,8 @@ p.soft, td.soft, figcaption { color: var(--soft); }
 .figures div { border: 1px solid var(--line); border-radius: 6px; padding: .5rem 1rem; min-width: 8rem; }
 .figures b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+td { white-space: nowrap; max-width: 18rem; overflow: hidden; text-overflow: ellipsis; }
+td:last-child { white-space: normal; max-width: none; overflow-wrap: anywhere; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; } code { font-size: .85em; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; } svg { width: 100%; height: auto; }
@@ -66,6 +68,8 @@ def render(told: dict[str, Any], outcome: Outcome, compared: dict[str, Any] | No
         parts += ["<h2>Suggested limits by address</h2>", _suggested(suggested)]
     parts += ["<h2>Detections</h2>", _detections(told)]
     parts += ["<h2>Who was refused, by what, when</h2>", _refusals(told)]
+    if told["shadow"]:
+        parts += ["<h2>What shadow mode would have refused</h2>", _shadow(told["shadow"])]
     parts += ["<h2>Requests by client</h2>", _clients(outcome)]
     parts += ["<h2>Closest to a limit</h2>", _closest(told)]
     if told["malformed"]["total"]:
@@ -112,6 +116,11 @@ def _timeline(outcome: Outcome) -> str:
         "<i style='background:var(--ok)'></i>allowed<i style='background:var(--no)'></i>refused"
         "<i style='background:var(--mark)'></i>detection</figcaption></figure>"
     )
+
+
+def _shadow(counts: dict[str, int]) -> str:
+    rows = "".join(f"<tr><td>{escape(name)}</td><td class='n'>{n:,}</td></tr>" for name, n in sorted(counts.items()))
+    return f"<table><tr><th>limit or guard</th><th class='n'>requests</th></tr>{rows}</table>"
 
 
 def _clients(outcome: Outcome) -> str:

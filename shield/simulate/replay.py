@@ -118,8 +118,8 @@ class Replay:
             seen[1] += 1
             here[1] += 1
             self._refused(client, decision, request)
-        if self._close:
-            self._closeness(decision, request)
+        if tight := decision.tight():
+            self._closeness(tight, request)
         if self._watches and (status is not None or event is not None):
             # A request that was refused had no such outcome, but whether it would have been refused is what is asked:
             # detectors see what the log saw, so that a limit does not hide what they would say.
@@ -142,17 +142,16 @@ class Replay:
             else:
                 out.refusals_left_off += 1
 
-    def _closeness(self, decision: Decision, request: Request) -> None:
-        for status in decision.limits:
-            if status.remaining * 2 < status.limit:
-                key = self._close.get(status.name)
-                if key is None:
-                    continue
-                least = self.outcome.closest[status.name]
-                who = ", ".join(_value(request, field) for field in key)
-                left = status.remaining / status.limit
-                if left < least.get(who, 2.0) and (who in least or len(least) < MAX_CLOSE):
-                    least[who] = left
+    def _closeness(self, tight: Iterable[tuple[str, int, int]], request: Request) -> None:
+        for name, remaining, limit in tight:
+            key = self._close.get(name)
+            if key is None:
+                continue
+            least = self.outcome.closest[name]
+            who = ", ".join(_value(request, field) for field in key)
+            left = remaining / limit
+            if left < least.get(who, 2.0) and (who in least or len(least) < MAX_CLOSE):
+                least[who] = left
 
     def _detected(self, detection: Detection) -> None:
         out = self.outcome

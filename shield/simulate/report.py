@@ -147,7 +147,7 @@ def as_text(told: dict[str, Any]) -> str:
         lines += ["", "refused by limit"]
         lines += [f"  {name:<32} {count:>10,}" for name, count in sorted(told["limits"].items())]
     if told["shadow"]:
-        lines += ["", "would have been refused by limits in shadow mode"]
+        lines += ["", "would have been refused by limits and guards in shadow mode"]
         lines += [f"  {name:<32} {count:>10,}" for name, count in sorted(told["shadow"].items())]
     if told["refusals"]:
         lines += ["", "who, by what, when"]

@@ -15,12 +15,13 @@ from shield.store.resp import encode
 from shield.store.steps import VERSION
 
 # All that Shield's account may do, after "reset on >PASSWORD". Without INFO it works as well, and warns of nothing;
-# the last line is for a cluster and for wait_replicas.
+# the last lines are for a cluster and for wait_replicas, and for detectors.
 ACL_RULES: Final = (
     "~{prefix}:* -@all +evalsha +eval +script|load +set +get +mget +exists +zcount +zrangebyscore +zadd +zrange"
     " +zremrangebyscore +zrem +zcard +hget +hset +hdel +hlen +hincrby +pexpire +time +role +info"
     " +select +ping +client|setinfo +hello"
     " +cluster|slots +asking +wait"
+    " +xadd +xread"
 )
 
 

@@ -20,6 +20,7 @@ from shield.store.batch import Outcome
 from shield.store.block_log import BlockLog
 from shield.store.cluster import Cluster
 from shield.store.denials import Denials
+from shield.store.exchange import RedisExchange
 from shield.store.greeting import greeting
 from shield.store.heartbeat import Heartbeat
 from shield.store.instants import Instants
@@ -124,6 +125,8 @@ class RedisStore:
         )
         self.block_log = BlockLog(target.prefix, self._servers.run, self._instants.wire)
         """What all nodes say of blocks."""
+        self.exchange = RedisExchange(self._forms.own_key, self._servers.ask)
+        """Where the detectors of this store's nodes meet."""
         self._denials = Denials(target.deny_cache) if target.deny_cache else None
         # A request that asks for all of a second's refusals anew has missed its deadline by then, or was lost.
         self._patience_us = 2 * target.deadline_us

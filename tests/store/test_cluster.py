@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from shield import Decision, Policy, Request, Shield
+from shield.detect.exchange import Claim, Said
 from shield.errors import StoreError
 from shield.store import StoreURLError, open_store
 from shield.store.greeting import ACL_RULES
@@ -377,6 +378,9 @@ async def test_the_accounts_rules_are_enough(cluster: ClusterOf) -> None:
         assert not (await here.ask(tenant=tenant, user="new", ip=ip, session=tenant, cost=11)).allowed
         cluster.end_move(slot, source, target)
         assert left(await here.ask(tenant=tenant, ip=ip, cost=0))["user"] == 7
+        claims = [Claim(bytes([i] * 16), b"a" * 16, 60_000_000) for i in range(9)]
+        assert (await here.store.exchange.swap(Said(b"n", 1, 0, b"x"), claims)).won == [True] * 9
+        assert len((await here.store.exchange.swap(None, [])).heard) == 1, "detectors meet in a cluster, too"
         assert here.store.warnings == ()
 
 

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from shield import Decision, Policy, Request, Shield
+from shield.detect.exchange import Claim, Said
 from shield.errors import StoreError
 from shield.store.redis import RedisStore
 from shield.store.target import describe
@@ -259,6 +260,9 @@ async def test_the_smallest_account_is_enough(own: Server) -> None:
     async with shielded(url, deadline="5s") as shield:
         store = store_of(shield)
         await normal(shield)
+        swapped = await store.exchange.swap(Said(b"n", 1, 0, b"x"), [Claim(b"m" * 16, b"a" * 16, 60_000_000)])
+        assert swapped.won == [True]
+        assert len((await store.exchange.swap(None, [])).heard) == 1
         assert store.warnings == ()
         assert store.nodes == 1
         assert store.stats()["late_lost"] == 0
