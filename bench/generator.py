@@ -1,4 +1,4 @@
-"""The load generator: several processes of raw protocols, one stream of requests, and an honest word on itself.
+"""The load generator: several processes of bare sockets, one stream of requests, and an honest word on itself.
 
 Each process has its part of the intended instants and its own connections. They begin at one instant of the machine's
 clock. What they measured is summed as histograms. A generator that was late by its own fault says so in `doubt`, and
@@ -28,10 +28,13 @@ from .traffic import Traffic
 
 CONNECTIONS = 64
 """Of a process: more than a server of this kind has under way before it is saturated."""
-MAX_RATE_EACH = 40_000
-"""Requests a second that one process makes without being late; more processes are started for more."""
+MAX_RATE_EACH = 80_000
+"""Requests a second that one process makes without being late; more processes are started for more, one a core."""
 OWN_LAG_PART, OWN_LAG_MS = 0.25, 0.2
 """A generator whose own lag at p99 is more than this part of the latency at p99, and more than so much, is in doubt."""
+MAX_BUSY = 0.95
+"""One that is busy for more of the time is in doubt: what queues then may queue for it."""
+COUNTED = ("intended", "answers", "in_time", "refused", "failed", "unanswered", "sent_bytes", "received_bytes")
 _START_S = 0.05
 
 
@@ -39,11 +42,11 @@ _START_S = 0.05
 class Load:
     """What came of a load."""
 
-    intended: int
     seconds: float
     latency: HdrHistogram
     lag: HdrHistogram
     """What the generator itself was late by."""
+    intended: int = 0
     answers: int = 0
     in_time: int = 0
     """Answers until the last intended instant: what the server kept up with."""
@@ -54,6 +57,8 @@ class Load:
     received_bytes: int = 0
     cpu_s: list[float] = field(default_factory=list)
     """Of each process."""
+    busy: float = 0.0
+    """The part of the time in which it had something to do: of the busiest process."""
 
     @property
     def offered(self) -> float:
@@ -73,6 +78,8 @@ class Load:
         lag, found = latency.ms(self.lag, 99), latency.ms(self.latency, 99)
         if lag > max(OWN_LAG_MS, OWN_LAG_PART * found):
             return f"the generator is saturated: at p99 it was {lag:.1f} ms late itself, of {found:.1f} ms"
+        if self.busy > MAX_BUSY:
+            return f"the generator is saturated: it had something to do for {self.busy:.0%} of the time"
         return ""
 
 
@@ -89,7 +96,7 @@ def generate(
     cores: list[int] | None = None,
 ) -> Load:
     """One load on a server of this machine. RuntimeError when a process of the generator fails."""
-    parts = processes or max(1, -(-int(rate) // MAX_RATE_EACH))
+    parts = processes or max(1, min(-(-int(rate) // MAX_RATE_EACH), len(cores) if cores else sys.maxsize))
     told = []
     for part in range(parts):
         told.append(
@@ -105,12 +112,13 @@ def generate(
             }
         )
     found = _together(told)
-    whole = Load(sum(one["intended"] for one in found), seconds, latency.histogram(), latency.histogram())
+    whole = Load(seconds, latency.histogram(), latency.histogram())
     for one in found:
         whole.latency.add(latency.decoded(one["latency"]))
         whole.lag.add(latency.decoded(one["lag"]))
         whole.cpu_s.append(one["cpu_s"])
-        for count in ("answers", "in_time", "refused", "failed", "unanswered", "sent_bytes", "received_bytes"):
+        whole.busy = max(whole.busy, one["busy"])
+        for count in COUNTED:
             setattr(whole, count, getattr(whole, count) + one[count])
     return whole
 
@@ -128,6 +136,14 @@ def saturate(
     told = {"port": port, "traffic": asdict(traffic), "seed": seed, "connections": connections, "core": core}
     (found,) = _together([{**told, "arrivals": [0.0, seconds, "closed"], "part": 0, "parts": 1}])
     return float(found["rate"])
+
+
+def here(port: int, requests: Callable[[], bytes], rate: float, seconds: float, connections: int) -> Load:
+    """The same by this process, evenly spaced."""
+    load, cpu_s = drive(port, requests, instants(rate, seconds), connections, time.perf_counter)
+    counted = {name: getattr(load, name) for name in COUNTED}
+    made = map(latency.histogram, (load.latencies_s, load.lags_s))
+    return Load(seconds, *made, cpu_s=[cpu_s], busy=load.busy, **counted)
 
 
 def _together(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -185,27 +201,39 @@ def _closed(told: dict[str, Any]) -> dict[str, Any]:
     return {"rate": flood(told["port"], requests, told["connections"], told["arrivals"][1]).rate}
 
 
-async def _open(told: dict[str, Any]) -> dict[str, Any]:
-    source = _source(told)
-    rate, seconds, kind = told["arrivals"]
-    when = instants(rate, seconds, kind, seed=told["seed"], part=told["part"], parts=told["parts"])
-    load = OpenLoop(source, when)
-    clients = await connect(load, told["port"], told["connections"])
+def drive(
+    port: int, request: Callable[[], bytes], when: Sequence[float], connections: int, begin: Callable[[], float]
+) -> tuple[OpenLoop, float]:
+    """A load of this process, and seconds of its processor time. It starts at the instant that `begin` gives once all
+    is ready. No garbage is collected meanwhile: a collection would be lateness of our own.
+    """
+    load = OpenLoop(request, when)
+    clients = connect(load, port, connections)
+    collects = gc.isenabled()
     gc.collect()
     gc.disable()
-    started = _begin()
-    cpu = time.process_time()
-    await load.run(clients, started)
-    cpu = time.process_time() - cpu
-    close(clients)
+    try:
+        started = begin()
+        cpu_s = time.process_time()
+        load.run(clients, started)
+        cpu_s = time.process_time() - cpu_s
+    finally:
+        if collects:
+            gc.enable()
+        close(clients)
+    return load, cpu_s
+
+
+def _open(told: dict[str, Any]) -> dict[str, Any]:
+    rate, seconds, kind = told["arrivals"]
+    when = instants(rate, seconds, kind, seed=told["seed"], part=told["part"], parts=told["parts"])
+    load, cpu_s = drive(told["port"], _source(told), when, told["connections"], _begin)
     return {
-        "intended": len(when),
         "latency": latency.encoded(latency.histogram(load.latencies_s)),
         "lag": latency.encoded(latency.histogram(load.lags_s)),
-        "cpu_s": cpu,
-        **{name: getattr(load, name) for name in ("answers", "in_time", "refused", "failed", "unanswered")},
-        "sent_bytes": load.sent_bytes,
-        "received_bytes": load.received_bytes,
+        "cpu_s": cpu_s,
+        "busy": load.busy,
+        **{name: getattr(load, name) for name in COUNTED},
     }
 
 
@@ -218,11 +246,9 @@ def _begin() -> float:
 
 
 def main(told: dict[str, Any]) -> None:
-    import uvloop
-
     if told["core"] is not None:
         pin(told["core"])
-    found = _closed(told) if told["arrivals"][2] == "closed" else uvloop.run(_open(told))
+    found = _closed(told) if told["arrivals"][2] == "closed" else _open(told)
     print(json.dumps(found), flush=True)
 
 

@@ -1,15 +1,20 @@
-"""Raw protocols that ask and listen, one request at a time on each connection. `open_loop` drives them."""
+"""Bare sockets that ask and listen, one request at a time on each connection. `open_loop` drives them.
+
+An event loop and its protocols would take as long for a request as the server does, and so be late themselves.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 MAX_STEAL = 0.01
 MAX_TRIES = 6
+_READ_BYTES = 65_536
+"""Larger blocks would be asked of the system anew for each answer, which takes longer than the answer."""
 
 
 class Answer(NamedTuple):
@@ -22,20 +27,41 @@ class Answer(NamedTuple):
     size_bytes: int
 
 
-class Client(asyncio.Protocol):
+class Client:
     """One connection with one request at a time on its way. The load is told of each answer."""
 
-    def __init__(self, load: Load) -> None:
+    __slots__ = ("_buffer", "_load", "_receive", "_send", "end")
+
+    def __init__(self, load: Load, end: socket.socket) -> None:
+        self.end = end
         self._load = load
         self._buffer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
+        self._send, self._receive = end.send, end.recv
 
     def send(self, request: bytes, since: float) -> None:
-        self._transport.write(request)
+        """RuntimeError when the system does not take it whole: nothing else lies in its buffer."""
+        try:
+            sent = self._send(request)
+        except ConnectionError as error:
+            self._load.lost(self, error)
+        else:
+            if sent != len(request):
+                raise RuntimeError(f"of a request of {len(request):,} bytes the system took {sent:,}")
 
-    def data_received(self, data: bytes) -> None:
+    def readable(self) -> None:
+        """There is something to read."""
+        try:
+            data = self._receive(_READ_BYTES)
+        except ConnectionError as error:
+            self._load.lost(self, error)
+            return
+        if data:
+            self.received(data)
+        else:
+            self._load.lost(self, None)
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the answer."""
         if self._buffer:
             data = self._buffer + data
         head = data.find(b"\r\n\r\n")
@@ -51,14 +77,6 @@ class Client(asyncio.Protocol):
                 return
         self._buffer = data
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._load.lost(self, exc)
-
-    def close(self) -> None:
-        """The load does not mind."""
-        self._load = _NOBODY
-        self._transport.close()
-
 
 class Load:
     """Who is told of answers."""
@@ -66,9 +84,6 @@ class Load:
     def answered(self, client: Client, answer: Answer) -> None: ...
 
     def lost(self, client: Client, error: BaseException | None) -> None: ...
-
-
-_NOBODY = Load()
 
 
 def in_turn(requests: Sequence[bytes]) -> Callable[[], bytes]:
@@ -85,16 +100,20 @@ def in_turn(requests: Sequence[bytes]) -> Callable[[], bytes]:
     return request
 
 
-async def connect(load: Load, port: int, connections: int) -> list[Client]:
+def connect(load: Load, port: int, connections: int) -> list[Client]:
     """The connections of a load, all of them open."""
-    loop = asyncio.get_running_loop()
-    made = [await loop.create_connection(lambda: Client(load), "127.0.0.1", port) for _ in range(connections)]
-    return [client for _, client in made]
+    made = []
+    for _ in range(connections):
+        end = socket.create_connection(("127.0.0.1", port))
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        end.setblocking(False)
+        made.append(Client(load, end))
+    return made
 
 
 def close(clients: Sequence[Client]) -> None:
     for client in clients:
-        client.close()
+        client.end.close()
 
 
 def stolen() -> tuple[int, int]:
@@ -110,3 +129,24 @@ def pin(core: int) -> None:
     """This process to one core, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+
+
+T = TypeVar("T")
+
+
+def undisturbed(measure: Callable[[], T], doubt: Callable[[T], str] = lambda _: "") -> tuple[T, str]:
+    """A figure of a window that is beyond doubt; after MAX_TRIES the last one, and what is wrong with it.
+
+    In doubt is what `doubt` says, and a window of which the hypervisor kept more than MAX_STEAL for itself.
+    """
+    for _ in range(MAX_TRIES):
+        stolen_before, all_before = stolen()
+        figure = measure()
+        stolen_after, all_after = stolen()
+        part = (stolen_after - stolen_before) / max(1, all_after - all_before)
+        wrong = doubt(figure)
+        if not wrong and part > MAX_STEAL:
+            wrong = f"the hypervisor kept {part:.0%} of the machine for itself"
+        if not wrong:
+            break
+    return figure, wrong

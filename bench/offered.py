@@ -2,7 +2,7 @@
 
 One worker on a core, the generator on another. First as much as it answers at all (closed loop), then parts of that in
 an open loop with Poisson arrivals. How busy the worker was is what its own processor time says, so that a neighbour on
-its core does not count. A point that the generator was too late for is measured again, and then told as in doubt.
+its core does not count. A point in doubt (lateness.py) is measured again, and then told as such.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from typing import Any
 
 from . import generator, latency
 from .endpoint import Endpoint, serving
+from .lateness import believed
 from .machine import cores
 from .record import Found, Measured, Row, Series, Skipped
 from .traffic import LANES, Traffic
 
 PARTS = (0.1, 0.25, 0.5, 0.7, 0.85, 1.0, 1.15)
 PLOTTED = (0.25, 0.5, 0.85, 1.15)
-TRIES = 3
-MAX_WAITED = 0.05
-"""Of the time that a worker wants its core others may have had it so much: more, and the latency is theirs."""
 SATURATIONS = 5
 NEEDS = "needs Linux, where processes are pinned to cores and their processor time can be read"
 
@@ -77,16 +75,11 @@ def saturations(server: Endpoint, traffic: Traffic, seconds: float, seed: int) -
 
 def point(server: Endpoint, traffic: Traffic, rate: float, seconds: float, seed: int) -> dict[str, Any]:
     """One offered rate: what was achieved, how late, how busy the worker was, and whether to believe it."""
-    for _ in range(TRIES):
-        used, waited = sum(server.cpu_s()), server.waited_s()
-        found = generator.generate(server.port, traffic, max(20.0, rate), seconds, seed=seed, cores=cores()[-1:])
-        used, waited = sum(server.cpu_s()) - used, server.waited_s() - waited
-        busy = used / seconds / len(server.workers)
-        doubt = found.doubt
-        if not doubt and waited > MAX_WAITED * (used + waited):
-            doubt = f"others had the worker's core for {waited / (used + waited):.0%} of the time that it wanted it"
-        if not doubt:
-            break
+    (found, used_s, _), doubt = believed(
+        lambda: generator.generate(server.port, traffic, max(20.0, rate), seconds, seed=seed, cores=cores()[-1:]),
+        server.workers,
+    )
+    busy = used_s / seconds / len(server.workers)
     return {
         "offered": round(found.offered, 1),
         "achieved": round(found.achieved, 1),

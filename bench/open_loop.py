@@ -2,14 +2,15 @@
 
 So a server that stops for a while is charged for every request that it kept from leaving, and one that is asked for
 more than it can do shows a queue that grows. What the generator itself was late by is kept apart: a request is late
-by its own fault when it was due, a connection was free, and it left later.
+by its own fault when it was due, a connection was free, and it left later; an answer when it may have been there since
+the generator last looked. And one that had something to do all the time is not to be trusted, however short its turns.
 
 The bookkeeping takes the time as an argument; `run` is the loop around it.
 """
 
 from __future__ import annotations
 
-import asyncio
+import select
 import time
 from array import array
 from collections import deque
@@ -21,7 +22,10 @@ from .load import Answer, Client, Load
 DRAIN_S = 2.0
 """How long after the last intended instant answers are waited for; those that have not come count as late as that."""
 _SPIN_S = 0.002
-"""Timers come in milliseconds and would send in bursts: nearer to an instant than this the loop does not sleep."""
+"""Sleep ends by milliseconds and would send in bursts: nearer to an instant than this the loop does not sleep."""
+_EPOLL = hasattr(select, "epoll")
+_OF_A_SECOND = 1 if _EPOLL else 1000
+"""`epoll` is told seconds, `poll` milliseconds."""
 
 
 class Sender(Protocol):
@@ -37,12 +41,17 @@ class OpenLoop(Load):
         """`instants`: seconds from the start, ascending."""
         self._request = request
         self._instants = instants
+        self.intended = len(instants)
         self._next = 0
         self._free: deque[tuple[Sender, float]] = deque()
         self._under_way: dict[int, float] = {}
-        self._ended: asyncio.Future[None] | None = None
+        self._leaves: Callable[[int], object] = lambda end: None
         self.latencies_s = array("d")
         self.lags_s = array("d")
+        self.idle_s = 0.0
+        """How long it had nothing to do while requests were meant to leave."""
+        self.looked = 0.0
+        """When it last saw that no answer was there but those that it has read."""
         self.answers = self.refused = self.failed = self.in_time = 0
         self.sent_bytes = self.received_bytes = 0
         self.unanswered = 0
@@ -52,6 +61,7 @@ class OpenLoop(Load):
     def begin(self, senders: Sequence[Sender], started: float) -> None:
         self._started = started
         self._last = started + (self._instants[-1] if self._instants else 0.0)
+        self.looked = started
         self._free.extend((sender, started) for sender in senders)
 
     def send_due(self, now: float) -> None:
@@ -75,6 +85,7 @@ class OpenLoop(Load):
         if due is None:
             return
         self.latencies_s.append(now - due)
+        self.lags_s.append(now - self.looked)
         self.answers += 1
         self.refused += answer.refused
         self.failed += not answer.ok
@@ -100,6 +111,11 @@ class OpenLoop(Load):
     def over(self) -> bool:
         return self._next >= len(self._instants) and not self._under_way
 
+    @property
+    def busy(self) -> float:
+        """The part of the time in which it had something to do; it should be well below 1."""
+        return 1.0 - self.idle_s / self._instants[-1] if self._instants else 0.0
+
     # ---- the loop around it --------------------------------------------------------------------------------
 
     def answered(self, client: Client, answer: Answer) -> None:
@@ -107,6 +123,7 @@ class OpenLoop(Load):
 
     def lost(self, client: Client, error: BaseException | None) -> None:
         """A connection that breaks takes its request with it: a failure, as late as it is then."""
+        self._leaves(client.end.fileno())
         due = self._under_way.pop(id(client), None)
         if due is not None:
             self.latencies_s.append(time.perf_counter() - due)
@@ -115,25 +132,35 @@ class OpenLoop(Load):
         self._free.clear()
         self._free.extend(kept)
 
-    async def run(self, clients: Sequence[Client], started: float) -> None:
+    def run(self, clients: Sequence[Client], started: float) -> None:
         """From the instant `started` of `time.perf_counter` until all is answered or given up."""
-        loop = asyncio.get_running_loop()
-        self._ended = ended = loop.create_future()
+        clock = time.perf_counter
+        poller = select.epoll() if _EPOLL else select.poll()
+        readable = {}
+        for client in clients:
+            poller.register(client.end.fileno(), select.POLLIN)
+            readable[client.end.fileno()] = client.readable
+        self._leaves = poller.unregister
         self.begin(clients, started)
-
-        def turn() -> None:
-            now = time.perf_counter()
+        now = looked = started
+        sleep_s = 0.0
+        while True:
+            found = poller.poll(sleep_s * _OF_A_SECOND)
+            before, now = now, clock()
+            self.looked, looked = now if sleep_s else looked, now
+            if found:
+                for end, _ in found:
+                    readable[end]()
+                now = clock()
+            at = self._next
             self.send_due(now)
+            if not found and self._next == at and now <= self._last:
+                self.idle_s += now - before
             if self.over or now > self._last + DRAIN_S:
-                self.give_up(now)
-                ended.set_result(None)
-                return
-            if self._next >= len(self._instants):
-                loop.call_later(_SPIN_S / 2, turn)  # answers alone are waited for, and they wake the loop
-            elif (due := self.next_due()) is not None and due - now > _SPIN_S:
-                loop.call_later(due - now - _SPIN_S, turn)
+                break
+            due = self.next_due()
+            if due is not None:
+                sleep_s = max(0.0, due - now - _SPIN_S)
             else:
-                loop.call_soon(turn)
-
-        turn()
-        await ended
+                sleep_s = 0.0 if self._next < len(self._instants) else _SPIN_S / 2  # answers alone are waited for
+        self.give_up(now)

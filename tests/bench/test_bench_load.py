@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 import threading
 import time
 
 import pytest
 
-from bench import generator, latency, load
+from bench import endpoint, generator, latency, lateness, load, offered, record, server
 from bench.arrivals import instants
 from bench.load import Answer
 from bench.open_loop import DRAIN_S, OpenLoop
@@ -108,7 +110,7 @@ def test_its_own_lateness_is_kept_apart():
     assert one.next_due() is None
     one.done(connection, 0.006, OK)
     one.send_due(0.010)  # free since 6 ms, and it slept for 4 more
-    assert list(one.lags_s) == pytest.approx([0.0, 0.004])
+    assert list(one.lags_s) == pytest.approx([0.0, 0.006, 0.004])
     assert list(one.latencies_s) == pytest.approx([0.006])
 
 
@@ -191,12 +193,69 @@ def test_percentiles_of_a_known_server_stall_included(known):
 
 
 def test_a_saturated_generator_says_so():
-    slow = generator.Load(100, 1.0, latency.histogram([0.002] * 100), latency.histogram([0.0015] * 100))
+    slow = generator.Load(1.0, latency.histogram([0.002] * 100), latency.histogram([0.0015] * 100), 100)
     assert "the generator is saturated: at p99 it was 1.5 ms late itself, of 2.0 ms" in slow.doubt
-    fine = generator.Load(100, 1.0, latency.histogram([0.010] * 100), latency.histogram([0.0015] * 100))
+    fine = generator.Load(1.0, latency.histogram([0.010] * 100), latency.histogram([0.0015] * 100), 100)
     assert fine.doubt == ""
+    fine.busy = 0.96
+    assert fine.doubt == "the generator is saturated: it had something to do for 96% of the time"
     fine.failed = 3
     assert fine.doubt == "3 of 100 requests failed"
+
+
+def test_no_latency_is_told_where_others_had_the_workers_core():
+    fine = generator.Load(1.0, latency.histogram([0.010] * 100), latency.histogram([0.0015] * 100), 100)
+    assert lateness.Window(fine, 0.5, 0.02).doubt == ""
+    assert lateness.Window(fine, 0.0, 0.0).doubt == ""
+    shared = lateness.Window(fine, 0.4, 0.1)
+    assert shared.doubt == "others had the worker's core for 20% of the time that it wanted it"
+    fine.failed = 1
+    assert shared.doubt == "1 of 100 requests failed"
+
+
+@pytest.mark.parametrize(
+    ("doubts", "kept", "figure", "wrong"),
+    [
+        (["late", "late", ""], [0, 0, 0], 3, ""),
+        (["", ""], [2, 1], 2, ""),
+        (["late"] * 9, [0] * 9, load.MAX_TRIES, "late"),
+        ([""] * 9, [30] * 9, load.MAX_TRIES, "the hypervisor kept 30% of the machine for itself"),
+    ],
+)
+def test_a_window_in_doubt_or_stolen_from_is_measured_again(monkeypatch, doubts, kept, figure, wrong):
+    windows = iter(range(1, 10))
+    ticks = iter([jiffies for part in kept for jiffies in ((0, 0), (part, 100))])
+    monkeypatch.setattr(load, "stolen", lambda: next(ticks))
+    assert load.undisturbed(lambda: next(windows), lambda found: doubts[found - 1]) == (figure, wrong)
+
+
+def test_both_rows_of_the_endpoint_are_left_out_by_one_rule(monkeypatch):
+    monkeypatch.setattr(load, "stolen", lambda: (0, 1))
+    saturated = generator.Load(1.0, latency.histogram([0.002]), latency.histogram([0.001]), 1)
+    monkeypatch.setattr(generator, "here", lambda *_: saturated)
+    monkeypatch.setattr(generator, "generate", lambda *_, **__: saturated)
+    ms, doubt = server.lateness(server.Server(1, os.getpid()), [b""], 1.0, 1.0)
+    assert doubt == saturated.doubt
+    assert ms["p99"] == pytest.approx(2.0, rel=1e-3)
+    told = offered.point(endpoint.Endpoint(None, 1, [os.getpid()]), Traffic(), 1.0, 1.0, 1)
+    assert told["doubt"] == saturated.doubt
+    cpu = record.Measured([1.0])
+    rows = server._late(server.Figures(cpu, cpu, cpu, cpu, [], doubt))
+    assert [type(row) for row in rows] == [record.Skipped] * 2
+    rows = server._late(server.Figures(cpu, cpu, cpu, cpu, [{"p50": 0.1, "p99": 0.4}, {"p50": 0.1, "p99": 0.6}], doubt))
+    assert [(row.value, row.met) for row in rows] == [(0.1, True), (0.5, True)]
+
+
+def test_how_busy_it_was_and_how_long_an_answer_may_have_lain_there():
+    one = OpenLoop(lambda: b"", [0.0, 1.0])
+    connection = Connection(Server(0.001))
+    one.begin([connection], 0.0)
+    one.send_due(0.0)
+    one.looked = 0.001
+    one.done(connection, 0.004, OK)
+    assert list(one.lags_s) == pytest.approx([0.0, 0.003])
+    one.idle_s = 0.9
+    assert one.busy == pytest.approx(0.1)
 
 
 def test_a_server_that_is_not_there_is_an_error():
@@ -252,12 +311,31 @@ def test_answers_are_read_in_pieces():
         def answered(self, client, answer):
             seen.append(answer)
 
-    client = load.Client(Seen())
+    left, right = socket.socketpair()
+    client = load.Client(Seen(), left)
     whole = b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"allowed":false}'
     for at in range(len(whole)):
-        client.data_received(whole[at : at + 1])
-    client.data_received(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")
+        right.send(whole[at : at + 1])
+        client.readable()
+    client.received(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")
     assert seen == [Answer(True, True, len(whole)), Answer(False, False, 37)]
     with pytest.raises(RuntimeError, match="more than the answer"):
-        client.data_received(whole + b"x")
+        client.received(whole + b"x")
     assert DRAIN_S > 0
+    left.close()
+    right.close()
+
+
+def test_a_connection_that_ends_takes_its_request_with_it():
+    left, right = socket.socketpair()
+    one = OpenLoop(lambda: b"x", [0.0])
+    answering = threading.Thread(target=lambda: right.recv(1) and right.close())
+    answering.start()
+    one.run([load.Client(one, left)], time.perf_counter())
+    answering.join()
+    assert (one.failed, one.answers, one.unanswered, one.over) == (1, 0, 0, True)
+    other = OpenLoop(lambda: b"x", [0.0])
+    other.begin([load.Client(other, left)], 0.0)  # nobody is at its other end
+    other.send_due(0.0)
+    assert (other.failed, other.over, other.next_due()) == (1, True, None)
+    left.close()
