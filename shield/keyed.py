@@ -50,6 +50,8 @@ class Keyed(Sequel):
         if isinstance(key, Refusal):
             charges.turn_away(key.reason, key.detail)
             return None
+        if self._remote is not None:
+            key = self._remote.place_key(key, charges.request)
         return Claim(key, os.urandom(16))
 
     def _decide_keyed(

@@ -16,8 +16,9 @@ from shield.store.url import StoreURLError, split_url
 if TYPE_CHECKING:
     from shield.clock import Clock
     from shield.core import Bucket, Charges, CompiledPolicy
-    from shield.guard.idempotency import Claim
+    from shield.guard.idempotency import Claim, Key
     from shield.policy.model import Limit, Numbers
+    from shield.request import Request
     from shield.store.key_records import Ending, Outcome
 
 __all__ = ["Lease", "RemoteStore", "Settlement", "SettlementEntry", "Store", "StoreURLError", "open_store"]
@@ -118,6 +119,9 @@ class RemoteStore(Store, Protocol):
 
     def place(self, address: bytes) -> int:
         """Which part of the store holds a bucket."""
+
+    def place_key(self, key: Key, request: Request) -> Key:
+        """An idempotency key as this store names it: its owner's handle says so, too."""
 
     async def shared_secret(self) -> bytes:
         """32 bytes that all nodes of this store agree on, for sealing receipts."""

@@ -23,11 +23,25 @@ from shield.errors import StoreError, StoreProtocolError, StoreTimeout
 from shield.store.batch import Outcome
 from shield.store.greeting import introduction, version_of
 from shield.store.instants import Instants
+from shield.store.key_records import Ending
+from shield.store.key_wire import end_command, key_names
 from shield.store.lane import Late, Moved, Unsettled
 from shield.store.late import settle_command, what_it_took
 from shield.store.lua import RELEASE
 from shield.store.naming import slot_of
-from shield.store.parts import Keys, before, by_slot, join, settlements, together
+from shield.store.parts import (
+    Keys,
+    before,
+    by_slot,
+    has_penalties,
+    is_given_back,
+    join,
+    part_of,
+    penalised,
+    settlements,
+    together,
+    took,
+)
 from shield.store.primary import TAKEN, Primary
 from shield.store.resp import evalsha
 from shield.store.steps import UNDO, Forms, Step
@@ -233,9 +247,11 @@ class Cluster:
                 raise
         raise StoreError(f"the servers of the cluster do not agree who holds slot {slot}")
 
-    async def run(self, call: bytes, key: bytes, *, late: Late | None = None) -> Any:
+    async def run(self, call: bytes, key: bytes, *, late: Late | None = None, lasting: bool = False) -> Any:
         """Runs a script where a key is."""
-        return await self._at(slot_of(key), lambda primary, asking: primary.run(call, asking=asking, late=late))
+        return await self._at(
+            slot_of(key), lambda primary, asking: primary.run(call, asking=asking, late=late, lasting=lasting)
+        )
 
     async def ask(self, call: bytes, key: bytes) -> Any:
         """One command, where a key is."""
@@ -267,6 +283,8 @@ class Cluster:
                 raise
             self._counts["split_steps"] += 1
             each: list[tuple[int, Keys]] = [(step.slot, (key,)) for key in step.keys_in_order()]
+            if step.claim is not None:
+                each.append((step.slot, ()))
             return await self._decide_parts(step, each, deadline, alone=True)
 
     async def _decide_parts(
@@ -275,31 +293,34 @@ class Cluster:
         *first, last = parts
         heard: list[tuple[Step, Outcome]] = []
         try:
-            heard += await self._decide_all(step, first, deadline, alone=alone)
+            asked = [part_of(step, *one, alone=alone, penal=step.claim is None) for one in first]
+            heard += await self._decide_all(asked, deadline)
             refused = any(outcome[1] != TAKEN for _, outcome in heard)
-            heard += await self._decide_all(step, [last], deadline, refused=refused, alone=alone)
+            commit = part_of(step, *last, alone=alone, refused=refused)
+            commit.claim = step.claim
+            heard.append((commit, await self._decide_at(commit, deadline)))
         except BaseException:
             for part, outcome in heard:
                 self._undo_later(part, outcome)
             raise
-        if any(outcome[1] != TAKEN for _, outcome in heard):
+        if not all(took(part, outcome) for part, outcome in heard):
             # Given back before the answer is: whoever is told that it cost nothing can rely on it.
-            given = [(part, outcome) for part, outcome in heard if outcome[1] == TAKEN]
-            waiting = [self._undo_later(part, outcome, but_penalties=True) for part, outcome in given]
+            back = [is_given_back(part, outcome, step.claim) for part, outcome in heard]
+            waiting = [
+                self._undo_later(*one, but_penalties=True) for one, given in zip(heard, back, strict=True) if given
+            ]
             if waiting:
                 await asyncio.wait(waiting, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-            heard = [(part, before(part, outcome) if outcome[1] == TAKEN else outcome) for part, outcome in heard]
+            heard = [(one[0], before(*one)) if given else one for one, given in zip(heard, back, strict=True)]
+            if step.claim is not None and not step.claim.answered:
+                owed = [i for i, one in enumerate(first) if has_penalties(step, one[1])]
+                asked = [part_of(step, *first[i], alone=alone, refused=True) for i in owed]
+                for i, (part, after) in zip(owed, await self._decide_all(asked, deadline), strict=True):
+                    heard[i] = part, penalised(part, heard[i][1], after)
         return join(step, heard)
 
-    async def _decide_all(
-        self, step: Step, parts: list[tuple[int, Keys]], deadline: float, *, refused: bool = False, alone: bool
-    ) -> list[tuple[Step, Outcome]]:
+    async def _decide_all(self, asked: list[Step], deadline: float) -> list[tuple[Step, Outcome]]:
         """Parts side by side. When one fails the others are given back."""
-        asked = []
-        for slot, keys in parts:
-            part = step.part(keys, refused=refused)
-            part.slot, part.alone = slot, alone
-            asked.append(part)
         if not asked:
             return []
         if len(asked) == 1:
@@ -354,6 +375,10 @@ class Cluster:
         for some in together(places, tagged=True, at_most=len(places)):
             keys, ids = [key for key, _ in some], [lease_id for _, lease_id in some]
             calls.append(self.run(evalsha(RELEASE.sha, keys, (instant, *ids)), keys[0]))
+        if part.claim is not None and part.claim.taken:
+            ending = Ending(part.claim.held, "abandon", part.claim.claim.rules)
+            call = end_command(self._forms.naming, ending, instant, slack_ms=self._slack_ms)
+            calls.append(self.run(call, key_names(self._forms.naming, *part.claim.held[:2])[0]))
         replies = await asyncio.gather(*calls, return_exceptions=True)
         if back is not None:
             self._forget(back)

@@ -1,7 +1,9 @@
 """Idempotency keys in the words of keyed.lua and end.lua. Pure: no clock, no I/O.
 
 A record's key and its holder's are digests behind names that no limit has. Two deployments with one server have their
-own prefixes, and with them their own keys.
+own prefixes, and with them their own keys. In a cluster a holder begins with the tag of its tenant, and both lie in
+that tenant's slot, with its limits and nonces; where there is no tenant, in the slot of the user's own limits. An
+owner's handle names the holder, so whoever is told how a request ended finds the slot.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from shield.errors import StoreProtocolError
-from shield.guard.idempotency import IN_FLIGHT, MISMATCH, Claim, pack_answer, unpack_answer
+from shield.guard.idempotency import IN_FLIGHT, MISMATCH, Claim, Key, pack_answer, unpack_answer
 from shield.store.key_records import (
     FULL_RETRY_US,
     IN_USE,
@@ -24,11 +26,12 @@ from shield.store.key_records import (
     Seen,
 )
 from shield.store.lua import END
-from shield.store.naming import Naming
+from shield.store.naming import TAG_BYTES, Names, Naming
 from shield.store.resp import bulk, evalsha
 
 if TYPE_CHECKING:
     from shield.core import Charges
+    from shield.request import Request
     from shield.store.steps import Step
 
 # Verdicts of keyed.lua.
@@ -36,11 +39,35 @@ NONE, OTHER, ANSWERED, RUNNING, CROWDED, STUCK = 0, 1, 2, 3, 4, 5
 _CLAIM: Final = Struct("<16s16s16sdddd")
 _END: Final = Struct("<16s16sdddd")
 _ACTIONS: Final = {"complete": 1, "abandon": 2, "extend": 3}
+_COMPLETE_AGAIN: Final = 4
 _OUTCOMES: Final[dict[int, Outcome]] = {0: "lost", 1: "done", 2: "unknown"}
 
 Told = tuple[int, int, bytes]
 """What keyed.lua says of the key: verdict, microseconds until waiting helps, stored answer."""
 TOLD: Final = 3
+
+
+class Placing:
+    """Where the keys of a request lie."""
+
+    def __init__(self, naming: Naming) -> None:
+        self._naming = naming
+        self._users = Names(naming, ("user",))
+
+    def place(self, key: Key, request: Request) -> Key:
+        """The key as a store with this naming knows it."""
+        if not self._naming.tagged:
+            return key
+        if request.tenant:
+            tag = self._naming.tag(_raw(request.tenant))
+        else:
+            user = _raw(request.user or "")
+            tag = self._users.address(len(user).to_bytes(4, "little") + user)
+        return key._replace(holder=tag[:TAG_BYTES] + key.holder[TAG_BYTES:])
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 class KeyClaim:
@@ -58,6 +85,16 @@ class KeyClaim:
         self.told: Told = (NONE, 0, b"")
 
     @property
+    def taken(self) -> bool:
+        """Whether nothing stood in its way, so that it was taken when the charges were."""
+        return self.told[0] == NONE
+
+    @property
+    def answered(self) -> bool:
+        """Whether the request was answered before: then it costs nothing, and nothing but a nonce is taken."""
+        return self.told[0] == ANSWERED
+
+    @property
     def held(self) -> Held:
         """What it holds once it has been taken."""
         return Held(self.claim.key.address, self.claim.key.holder, self.claim.owner)
@@ -72,15 +109,15 @@ class KeyClaim:
 
 
 def key_names(naming: Naming, address: bytes, holder: bytes) -> list[bytes]:
-    """The keys of a record and of its holder's set."""
+    """The keys of a record and of its holder's set, which share a slot."""
     prefix = naming.prefix.encode()
-    return [naming.key(prefix + b":~key:", address), naming.key(prefix + b":~keys:", holder)]
+    return [naming.key(prefix + b":~key:", address, holder), naming.key(prefix + b":~keys:", holder)]
 
 
-def end_command(naming: Naming, ending: Ending, instant: bytes, *, slack_ms: int) -> bytes:
-    """end.lua for one request."""
+def end_command(naming: Naming, ending: Ending, instant: bytes, *, slack_ms: int, again: bool = False) -> bytes:
+    """end.lua for one request. `again`: who was not told whether its answer is kept may say the same once more."""
     held, rules = ending.held, ending.rules
-    action = _ACTIONS[ending.action]
+    action = _COMPLETE_AGAIN if again and ending.action == "complete" else _ACTIONS[ending.action]
     packed = _END.pack(held.owner, held.address, action, rules.lease_us, rules.retention_us, slack_ms)
     answer = b"" if ending.answer is None else pack_answer(ending.answer)
     return evalsha(END.sha, key_names(naming, held.address, held.holder), (packed, instant, answer))

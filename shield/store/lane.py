@@ -64,6 +64,14 @@ class OutOfMemory(StoreError):
     """The server is at its maxmemory and refused to write: nothing was done."""
 
 
+class Unconfirmed(StoreError):
+    """The server did it, and has said `reply`; not as many replicas as were asked for have confirmed it."""
+
+    def __init__(self, reply: Any = None) -> None:
+        super().__init__(UNCONFIRMED)
+        self.reply = reply
+
+
 class Moved(StoreError):
     """A cluster's slot is served elsewhere: nothing was done. `ask`: for this request alone, the slot is on its way."""
 
@@ -175,7 +183,7 @@ class Single(Call):
         if self.wait is not None:
             count, reply = reply, self.held
             if not isinstance(reply, Exception) and not self.wait.heard(count):
-                self.fail(StoreError(UNCONFIRMED))
+                self.fail(Unconfirmed(reply))
         if self.future.done():
             if self.late is not None and not isinstance(reply, Exception):
                 self.late(reply, self.context)

@@ -3,12 +3,18 @@
 The law of this file: nothing is kept that not all parts took. The tenant's part comes last and is the commit; what the
 others took is given back when it refuses. A part that comes after a refusal takes nothing and is still asked: every
 limit that stands in the way is named, and `count_denied` is charged.
+
+An idempotency key goes with the last part, and what its record says comes before what any limit says. A stored answer
+costs nothing, so nobody can charge a refusal before the record was looked at: where there is a key the other parts take
+no penalties, and are asked for them once it is known that the request is refused. The nonce is looked at before the
+record and taken with a stored answer, whichever part it lies in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from shield.store import Settlement, SettlementEntry
 from shield.store.aging import aged
@@ -18,12 +24,17 @@ from shield.store.naming import slot_of
 from shield.store.primary import FULL, REFUSED, TAKEN, USED
 from shield.store.steps import OUTCOME, Forms, Step
 
+if TYPE_CHECKING:
+    from shield.store.key_wire import KeyClaim
+
 Keys = tuple[int, ...]
 """Some of a step's keys, by number, ascending."""
 
 
 def by_slot(step: Step) -> list[tuple[int, Keys]]:
-    """(slot, its keys), the slot of the tenant or the nonce last; where there is neither, the one with most keys."""
+    """(slot, its keys), the slot of the idempotency key last; where there is none, that of the tenant or the nonce;
+    where there is neither, the one with most keys.
+    """
     slots: dict[int, list[int]] = {}
     last, weight = -1, -1
     for i, cell in enumerate(step.cells):
@@ -33,6 +44,9 @@ def by_slot(step: Step) -> list[tuple[int, Keys]]:
         commits = of_a_tenant or (step.nonce is not None and step.nonce_key in keys)
         if (mine := len(keys) + (len(step.cells) if commits else 0)) > weight:
             last, weight = slot, mine
+    if step.claim is not None:
+        last = slot_of(step.claim.keys[0])
+        slots.setdefault(last, [])
     ordered = sorted(slot for slot in slots if slot != last)
     return [(slot, tuple(slots[slot])) for slot in (*ordered, last)]
 
@@ -44,6 +58,39 @@ def before(part: Step, outcome: Outcome) -> Outcome:
         if states[OUTCOME * i] == FITS and not part.shape.penalised(i):
             states[OUTCOME * i + 1] -= part.costs[i]
     return now_us, status, states, retry_us
+
+
+def part_of(step: Step, slot: int, keys: Keys, *, alone: bool, refused: bool = False, penal: bool = True) -> Step:
+    """The part of a step that has these keys. `refused`, `penal`: as for `Step.part`."""
+    part = step.part(keys, refused=refused, penal=penal)
+    part.slot, part.alone = slot, alone
+    return part
+
+
+def has_penalties(step: Step, keys: Keys) -> bool:
+    """Whether one of the limits that lie in these keys is charged by a refusal, too."""
+    return any(key - 1 in keys and step.shape.penalised(i) for i, key in enumerate(step.shape.key_of))
+
+
+def took(part: Step, outcome: Outcome) -> bool:
+    """Whether a part took all that it was asked for, its idempotency key included."""
+    return outcome[1] == TAKEN and (part.claim is None or part.claim.taken)
+
+
+def is_given_back(part: Step, outcome: Outcome, claim: KeyClaim | None) -> bool:
+    """Whether a part took something that a request that is not admitted must not keep. With a stored answer it keeps
+    its nonce, and what that counts by.
+    """
+    return outcome[1] == TAKEN and not (claim is not None and claim.answered and part.nonce is not None)
+
+
+def penalised(part: Step, outcome: Outcome, after: Outcome) -> Outcome:
+    """What a part has to tell that was asked for its penalties afterwards: as before, but for what those changed."""
+    now_us, status, states, retry_us = outcome[0], outcome[1], list(outcome[2]), outcome[3]
+    for i in range(len(part.shape)):
+        if part.shape.penalised(i):
+            states[OUTCOME * i + 1 : OUTCOME * (i + 1)] = after[2][OUTCOME * i + 1 : OUTCOME * (i + 1)]
+    return max(now_us, after[0]), status, states, retry_us
 
 
 def join(step: Step, parts: Sequence[tuple[Step, Outcome]]) -> Outcome:

@@ -158,24 +158,28 @@ class Primary:
 
     # ---- asking --------------------------------------------------------------------------------------------
 
-    async def run(self, call: bytes, key: bytes = b"", *, asking: bool = False, late: Late | None = None) -> Any:
+    async def run(
+        self, call: bytes, key: bytes = b"", *, asking: bool = False, late: Late | None = None, lasting: bool = False
+    ) -> Any:
         """Runs a script if the breaker lets it. NOSCRIPT proves that nothing was done: load it and ask again, once."""
         started = asyncio.get_running_loop().time()
         try:
-            return await self.ask(call, key, asking=asking, late=late)
+            return await self.ask(call, key, asking=asking, late=late, lasting=lasting)
         except ScriptMissing:
             async with self._until(started + self._deadline_s):
                 await self._reload()
-                return await self.ask(call, key, asking=asking, late=late)
+                return await self.ask(call, key, asking=asking, late=late, lasting=lasting)
 
-    async def ask(self, call: bytes, key: bytes = b"", *, asking: bool = False, late: Late | None = None) -> Any:
+    async def ask(
+        self, call: bytes, key: bytes = b"", *, asking: bool = False, late: Late | None = None, lasting: bool = False
+    ) -> Any:
         """One command, one reply. `key`: one of those it names, for whoever has several servers. One that takes
         something has `late(reply, None)`, which hears of a reply that nobody waits for any more; where replicas have to
-        confirm what was taken, it counts only then.
+        confirm what was taken, it counts only then. So does what is `lasting`: Unconfirmed when too few have.
         """
         asked_us = self._ask_for_leave()
         try:
-            wait = self.batcher.wait if late is not None else None
+            wait = self.batcher.wait if lasting or late is not None else None
             reply = await self.link.request(call, late, asking=asking, wait=wait)
         except BaseException as error:
             self._heard_of(error, asked_us)

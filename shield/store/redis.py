@@ -24,8 +24,8 @@ from shield.store.exchange import RedisExchange
 from shield.store.greeting import greeting
 from shield.store.heartbeat import Heartbeat
 from shield.store.instants import Instants
-from shield.store.key_wire import KeyClaim, end_command, outcome_of, turn_away
-from shield.store.lane import Late, Unsettled
+from shield.store.key_wire import KeyClaim, Placing, end_command, key_names, outcome_of, turn_away
+from shield.store.lane import Late, Unconfirmed, Unsettled
 from shield.store.late import settle_command
 from shield.store.leases import Leases
 from shield.store.lua import RELEASE
@@ -40,7 +40,8 @@ from shield.store.target import describe, parse_redis_url
 if TYPE_CHECKING:
     from shield.clock import Clock
     from shield.core import Bucket, Charges, Purses
-    from shield.guard.idempotency import Claim
+    from shield.guard.idempotency import Claim, Key
+    from shield.request import Request
     from shield.store.breaker import Breaker
     from shield.store.key_records import Ending
     from shield.store.key_records import Outcome as Ended
@@ -70,7 +71,7 @@ class Servers(Protocol):
 
     async def decide(self, step: Step) -> Outcome: ...
 
-    async def run(self, call: bytes, key: bytes, *, late: Late | None = None) -> Any: ...
+    async def run(self, call: bytes, key: bytes, *, late: Late | None = None, lasting: bool = False) -> Any: ...
 
     async def ask(self, call: bytes, key: bytes) -> Any: ...
 
@@ -85,8 +86,9 @@ class RedisStore:
     `connect_timeout` ("1s"), `max_in_flight` requests per connection (1024; as many wait), `ttl_slack` ("60s": how much
     longer than needed a key lives, because numbers may be lowered and clocks stepped while it lies idle),
     `deny_cache` (65536 refusals, remembered for a second at most; 0 asks the server every time), `wait_replicas` (0:
-    how many replicas have to confirm what a check took before it counts; with too few of them decisions are degraded),
-    `db`, and redis-py's `ssl_...` files (Sentinel and Cluster: with `tls=true`).
+    how many replicas have to confirm what a check took, or how a request with an idempotency key ended, before it
+    counts; with too few of them decisions are degraded), `db`, and redis-py's `ssl_...` files (Sentinel and Cluster:
+    with `tls=true`).
 
     `clock` (Unix nanoseconds) guesses the server's calendar day. `instant`, for tests alone: what time the
     scripts are told it is, in Unix microseconds, instead of the server's own.
@@ -94,6 +96,7 @@ class RedisStore:
 
     name = "redis"
     local = False
+    keeps_keys = True
 
     def __init__(self, url: str, *, clock: Clock | None = None, breaker: Breaker | None = None) -> None:
         target = parse_redis_url(url)
@@ -103,8 +106,9 @@ class RedisStore:
         """What is amiss with the server, found at `open`: one sentence each."""
         self._instants = Instants(clock)
         self._forms = Forms(target.prefix, tagged=bool(target.seeds))
-        self.keeps_keys = not self._forms.naming.tagged
+        self._placing = Placing(self._forms.naming)
         self._slack_ms = target.ttl_slack_us // 1000
+        self._waits = target.wait_replicas > 0
         self._servers: Servers
         if target.seeds:
             self._servers = Cluster(target, self._forms, self._instants, forget=self._forget)
@@ -201,10 +205,24 @@ class RedisStore:
         """Which part of the store holds a bucket."""
         return slot_of(self._forms.naming.key(b"", address)) if self._forms.naming.tagged else 0
 
+    def place_key(self, key: Key, request: Request) -> Key:
+        """An idempotency key as this store names it: in a cluster, in its tenant's slot."""
+        return self._placing.place(key, request)
+
     async def end(self, ending: Ending) -> Ended:
-        """What became of the request that owns an idempotency key."""
-        call = end_command(self._forms.naming, ending, self._instants.wire(), slack_ms=self._slack_ms)
-        return outcome_of(await self._servers.run(call, ending.held.address))
+        """What became of the request that owns an idempotency key. With `wait_replicas` it counts when these know it;
+        StoreError else, and the same may be said again. Who lets go of a key needs nobody's word: were it lost, others
+        would only wait for the lease to end.
+        """
+        naming, held = self._forms.naming, ending.held
+        call = end_command(naming, ending, self._instants.wire(), slack_ms=self._slack_ms, again=self._waits)
+        key, _ = key_names(naming, held.address, held.holder)
+        try:
+            return outcome_of(await self._servers.run(call, key, lasting=ending.action != "abandon"))
+        except Unconfirmed as error:
+            if (outcome := outcome_of(error.reply)) == "done":
+                raise
+            return outcome
 
     async def apply(self, charges: Charges, claim: Claim | None = None) -> None:
         """All charges or none, at one instant of the server's clock."""

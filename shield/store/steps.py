@@ -182,22 +182,24 @@ class Shape:
                 if flags & ENFORCED and form.kind != PLACES
             ]
         self._calendars = [form for form, _, _ in described if form.kind == CALENDAR]
-        self._parts: dict[tuple[tuple[int, ...], bool, bool], tuple[Shape, tuple[int, ...]]] = {}
+        self._parts: dict[tuple[tuple[int, ...], bool, bool, bool], tuple[Shape, tuple[int, ...]]] = {}
         self._wire = b""
         self._from_us, self._to_us = 0, -1
 
     def __len__(self) -> int:
         return len(self._described)
 
-    def part(self, keys: tuple[int, ...], refused: bool, nonce: bool) -> tuple[Shape, tuple[int, ...]]:
-        """The charges of some of its keys alone, and which those are."""
-        found = self._parts.get((keys, refused, nonce))
+    def part(self, keys: tuple[int, ...], refused: bool, nonce: bool, penal: bool) -> tuple[Shape, tuple[int, ...]]:
+        """The charges of some of its keys alone, and which those are. Not `penal`: a refusal is charged by none."""
+        found = self._parts.get((keys, refused, nonce, penal))
         if found is None:
             if len(self._parts) >= MAX_PARTS:
                 self._parts.clear()
             chosen = tuple(i for i, key in enumerate(self.key_of) if key - 1 in keys)
-            found = Shape([self._described[i] for i in chosen], refused, nonce), chosen
-            self._parts[keys, refused, nonce] = found
+            described = [self._described[i] for i in chosen]
+            if not penal:
+                described = [(form, numbers, flags & ~COUNT_DENIED) for form, numbers, flags in described]
+            found = self._parts[keys, refused, nonce, penal] = Shape(described, refused, nonce), chosen
         return found
 
     def form(self, i: int) -> Form:
@@ -268,10 +270,10 @@ class Step:
         keys = range(len(self.cells))
         return list(keys) if self.nonce is None else sorted(keys, key=self.nonce_key.__eq__)
 
-    def part(self, keys: tuple[int, ...], *, refused: bool = False) -> Step:
-        """The charges of some of its keys alone. `refused`: they take nothing, and penalise."""
+    def part(self, keys: tuple[int, ...], *, refused: bool = False, penal: bool = True) -> Step:
+        """The charges of some of its keys alone. `refused`: they take nothing, and penalise, if they are `penal`."""
         nonce = self.nonce if self.nonce is not None and self.nonce_key in keys else None
-        shape, chosen = self.shape.part(keys, refused or self.shape.refused, nonce is not None)
+        shape, chosen = self.shape.part(keys, refused or self.shape.refused, nonce is not None, penal)
         ids = dict(zip(self.shape.places, self.lease_ids, strict=True))
         return Step(
             self.charges,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,16 @@ import pytest
 
 from shield import Policy
 from tests.idempotency.keyed import LOCAL, REMOTE, Keyed, redis
+from tests.store.clusters import ClusterOf, run_cluster
 
 Open = Callable[[Policy], AbstractAsyncContextManager[Keyed]]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ClusterOf]:
+    """Three servers that are one store."""
+    with run_cluster() as made:
+        yield made
 
 
 @pytest.fixture(params=[*LOCAL, *REMOTE])

@@ -15,6 +15,7 @@ from shield.store import open_store
 from shield.store.redis import RedisStore
 from shield.store.shared import remove_table
 from tests.servers import Server
+from tests.store.clusters import ClusterOf
 
 START_NS = 1_763_900_000_000_000_000
 
@@ -88,7 +89,9 @@ async def shared(rules: Policy, directory: Path) -> AsyncIterator[Keyed]:
 
 
 @asynccontextmanager
-async def redis(rules: Policy, directory: Path, server: Server, prefix: str | None = None) -> AsyncIterator[Keyed]:
+async def redis(
+    rules: Policy, directory: Path, server: Server | ClusterOf, prefix: str | None = None
+) -> AsyncIterator[Keyed]:
     clock = Clock()
     store = RedisStore(server_url(server, prefix or f"t{uuid.uuid4().hex[:12]}"), clock=clock)
     store.instant = lambda: clock.now_ns // 1000
@@ -96,11 +99,11 @@ async def redis(rules: Policy, directory: Path, server: Server, prefix: str | No
         yield Keyed(shield, clock)
 
 
-def server_url(server: Server, prefix: str) -> str:
+def server_url(server: Server | ClusterOf, prefix: str) -> str:
     """A deadline that a busy machine keeps."""
     return f"{server.url}{'&' if '?' in server.url else '?'}prefix={prefix}&deadline=5s"
 
 
 LOCAL = {"memory": memory, "shared": shared}
-REMOTE = ("valkey", "redis", "redis_62")
+REMOTE = ("valkey", "redis", "redis_62", "cluster")
 """Fixtures of servers."""

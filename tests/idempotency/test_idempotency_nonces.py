@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from shield.request import Nonce
 from tests.idempotency.conftest import Open
-from tests.idempotency.keyed import LIMITS, policy
+from tests.idempotency.keyed import LIMITS, Keyed, policy
 
 PLACES = '[[limit]]\nname = "jobs"\nkey = ["tenant"]\nalgorithm = "concurrency"\nlimit = 9\n'
 RULES = policy('lease = "30s"\nmax_keys_per_tenant = 2\n[guard.replay]\nwindow = "5m"\n', LIMITS + PLACES)
 
 
+async def known_for_long(node: Keyed) -> None:
+    """A store that has just been made knows of no older nonces; in a cluster that is a tenant's slot."""
+    for tenant in ("acme", "other"):
+        assert (await node.ask(None, tenant=tenant, nonce=Nonce("n", node.clock.now_ns / 1e9))).reason == "stale"
+    node.clock.move(120)
+
+
 async def test_an_answer_takes_the_nonce_and_no_charge(opened: Open) -> None:
     async with opened(RULES) as node:
-        # Before anything else: a store that has just been made knows of no older nonces.
-        node.clock.move(120)
+        await known_for_long(node)
         stamp = Nonce("n-0", node.clock.now_ns / 1e9)
         first = await node.ask(nonce=stamp)
         assert first.allowed
@@ -31,7 +37,7 @@ async def test_an_answer_takes_the_nonce_and_no_charge(opened: Open) -> None:
 
 async def test_a_nonce_that_was_used_comes_before_the_key_and_a_refusal_takes_none(opened: Open) -> None:
     async with opened(RULES) as node:
-        node.clock.move(120)
+        await known_for_long(node)
 
         def fresh(value: str) -> Nonce:
             return Nonce(value, node.clock.now_ns / 1e9)
@@ -65,7 +71,7 @@ async def test_a_nonce_that_was_used_comes_before_the_key_and_a_refusal_takes_no
 
 async def test_a_nonce_that_was_used_does_not_take_a_key(opened: Open) -> None:
     async with opened(RULES) as node:
-        node.clock.move(120)
+        await known_for_long(node)
         stamp = Nonce("n", node.clock.now_ns / 1e9)
         assert (await node.ask("k-1", nonce=stamp)).allowed
         assert (await node.ask("k-2", nonce=stamp)).reason == "replay"

@@ -13,10 +13,12 @@ import pytest
 from shield import Policy, PolicyError, Shield
 from shield.errors import StoreError
 from shield.store.greeting import ACL_RULES
+from shield.store.memory import MemoryStore
 from shield.store.redis import RedisStore
 from tests.idempotency.keyed import LIMITS, policy, redis, request, server_url
 from tests.idempotency.test_idempotency_file import workers
 from tests.servers import Server, binaries, run_server
+from tests.store.clusters import wait_for
 from tests.store.wire import Proxy, proxy_to, until
 
 MANY = LIMITS.replace("burst = 3", "burst = 100000")
@@ -233,11 +235,48 @@ async def test_garbage_instead_of_an_answer(proxy: Proxy, prefix: str) -> None:
 
 
 def test_a_store_that_does_not_keep_keys_is_refused() -> None:
+    class Forgetful(MemoryStore):
+        keeps_keys = False
+
     with pytest.raises(PolicyError, match="does not keep idempotency keys"):
-        Shield(policy(), "redis+cluster://localhost:1")
-    assert Shield(Policy.parse(LIMITS), "redis+cluster://localhost:1")
+        Shield(policy(), Forgetful())
+    assert Shield(Policy.parse(LIMITS), Forgetful())
 
 
 def test_nothing_of_servers_is_imported_for_local_keys() -> None:
     code = "shield.Shield(shield.Policy.parse('[guard.idempotency]')); assert 'redis' not in sys.modules"
     subprocess.run([sys.executable, "-c", f"import sys, shield; {code}"], check=True)
+
+
+async def test_an_answer_that_no_replica_knows_is_told_again(prefix: str) -> None:
+    """With wait_replicas an answer counts when the replica has it, and so a failover forgets none that counted."""
+    kind, binary = next(iter(binaries().items()))
+    with (
+        run_server(kind, binary, tcp=True, args=("--repl-diskless-sync-delay", "0")) as primary,
+        run_server(kind, binary, tcp=True) as replica,
+    ):
+        replica.client().execute_command("REPLICAOF", "127.0.0.1", str(primary.port))
+        wait_for(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        rules = policy("", MANY)
+        async with Shield(rules, f"{primary.url}?prefix={prefix}&deadline=400ms&wait_replicas=1") as shield:
+            kept, owner, dropped = [await shield.check(request(key)) for key in ("k-0", "k-1", "k-2")]
+            assert await shield.complete(kept, 200, (), b"known")
+            assert not await shield.complete(kept, 200, (), b"another"), "an answer is kept once"
+            replica.pause()
+            with pytest.raises(StoreError, match="not as many replicas"):
+                await shield.extend(owner)
+            for _ in range(2):
+                with pytest.raises(StoreError, match="not as many replicas"):
+                    await shield.complete(owner, 201, (), b"not yet")
+                assert (await shield.check(request("k-1"))).response.body == b"not yet", "the server has it"
+            assert not await shield.extend(owner)
+            assert not await shield.complete(owner, 200, (), b"another"), "who changes nothing needs nobody"
+            assert await shield.abandon(dropped), "nor does who lets go"
+            replica.resume()
+            await until(lambda: shield.ready)
+            assert await shield.complete(owner, 201, (), b"not yet"), "the same, said again"
+            primary.kill()
+        replica.client().execute_command("REPLICAOF", "NO", "ONE")
+        async with Shield(rules, f"{replica.url}?prefix={prefix}&deadline=5s") as shield:
+            assert (await shield.check(request("k-0"))).response.body == b"known"
+            assert (await shield.check(request("k-1"))).response.body == b"not yet"

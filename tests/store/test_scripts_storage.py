@@ -39,8 +39,8 @@ def test_names_are_pinned() -> None:
         "settle": b"f305329a71b042c8c82e144eae6ed2301accd5ff",
         "release": b"173a836c28e6a2a771b6b6efac6b7328b19bdf9d",
         "blocks": b"59492368073a9251dae774fff5bfe24844855e16",
-        "keyed": b"3385739a3fd8c81a58adf001b1447f6009784106",
-        "end": b"5ac359cca518a11c210867baadb9f70c8e053f5c",
+        "keyed": b"4b02547185ad9a9798b439841fb03f696a0fa4f8",
+        "end": b"c33d059cebf075cacaea4b5cd0fd9a95cb015474",
         "lease": b"760dd1aa0c5c696233d5b62465daebdc000596a6",
     }
 

@@ -2,9 +2,9 @@
 --
 -- KEYS     the key's record and its holder's set (see keyed.lua)
 -- ARGV[1]  little-endian "c16c16dddd": owner, address; what to do (1 complete, 2 abandon, 3 extend); lease_us,
---          retention_us, slack_ms
+--          retention_us, slack_ms. 4 is 1, and is done again where its owner has kept the very same answer before
 -- ARGV[2]  tests only: the instant in whole us. Empty: the server's own TIME
--- ARGV[3]  the answer to be kept, for 1
+-- ARGV[3]  the answer to be kept, for 1 and 4
 --
 -- Returns an integer: 1 written; 0 the record is not the owner's any more, or was ended before; 2 there is none.
 
@@ -18,10 +18,13 @@ if not raw then return 2 end
 if type(raw) ~= 'string' or #raw < RECORD_BYTES or string.byte(raw) ~= RECORD_LAYOUT then return bad_value(KEYS[1]) end
 local _, state, held, fingerprint, lease_until, expires = struct.unpack(RECORD, raw)
 if expires <= now then return 2 end
-if held ~= owner or state ~= RUNNING then return 0 end
+local again = action == 4 and state == COMPLETED and string.sub(raw, RECORD_BYTES + 1) == ARGV[3]
+if held ~= owner or (state ~= RUNNING and not again) then return 0 end
 
 local answer = ''
-if action == 1 then
+if again then
+  answer = ARGV[3]
+elseif action == 1 or action == 4 then
   state, expires, answer = COMPLETED, now + retention, ARGV[3]
 elseif action == 2 then
   state, expires = ABANDONED, now + lease

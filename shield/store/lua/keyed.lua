@@ -59,7 +59,9 @@ if charges == 0 or (verdict == ANSWERED and mode < 2) then
   for i = 1, 5 * charges do reply[i + 2] = 1 end
 elseif verdict == ANSWERED then
   -- The charge that counts nonces is the last; behind costs and nonce there are lease ids of others only.
-  ARGV[3], ARGV[4] = string.sub(ARGV[3], 1, 16) .. string.sub(ARGV[3], -72), string.sub(ARGV[4], -8)
+  -- Whatever has refused the request elsewhere, the answer comes before it.
+  ARGV[3] = struct.pack('<d', mode - mode % 2) .. string.sub(ARGV[3], 9, 16) .. string.sub(ARGV[3], -72)
+  ARGV[4] = string.sub(ARGV[4], -8)
   while #ARGV > 6 do table.remove(ARGV) end
   local told = check()
   if told.err then return told end
