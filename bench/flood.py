@@ -26,7 +26,8 @@ class Flood(NamedTuple):
 def flood(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Flood:
     """Each connection sends its next request when the answer, a whole object of JSON, is here. None may fail."""
     poller = select.epoll() if hasattr(select, "epoll") else select.poll()
-    readable = select.EPOLLIN if hasattr(select, "epoll") else select.POLLIN
+    # An answer is read whole, so there is nothing to be told of it twice.
+    readable = select.EPOLLIN | select.EPOLLET if hasattr(select, "epoll") else select.POLLIN
     opened = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
     ends: dict[int, tuple[Callable[[int], bytes], Callable[[bytes], int]]] = {}
     try:

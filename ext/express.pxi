@@ -69,6 +69,7 @@ cdef class Express:
     cdef int most
     cdef Py_ssize_t most_bytes
     cdef bytes server
+    cdef Poller poller
 
     def __init__(self, Lane lane not None, answer_of, PlainCheck plain, service, Turns turns not None, *, bint at_once, int most,
                  Py_ssize_t most_bytes, bytes server not None):
@@ -82,26 +83,47 @@ cdef class Reader:
 
     As long as `ready`, what comes begins a request and nothing stands in its way: it is answered and that is all. Whatever
     changes that on the connection takes `ready` away; then `received(data)` is asked, as it is for what is not `bytes`.
-    `left(data, what)` gets what `look` could not see to.
+    `left(data, what)` gets what `look` could not see to. A connection that stays ready for a second read is read and
+    written by a Poller from then on, until it is not ready. `unsure`: its transport may hold bytes that are to go first.
     """
 
-    cdef public bint ready
+    cdef bint is_ready
     cdef readonly double used_s
     """When it last received something, by the loop's clock."""
     cdef Express express
-    cdef object loop, received, left, peer, write
+    cdef object loop, received, left, peer, write, transport
+    cdef int end_fd
+    cdef readonly bint polled
+    """Whether what it receives is read by a Poller."""
+    cdef bint unsure
 
     def __init__(self, Express express not None, loop, received, left):
         self.express, self.loop, self.received, self.left = express, loop, received, left
+        self.end_fd = -1
+        self.unsure = True
 
-    def begin(self, peer, write):
-        """Once there is a connection: who is at its other end, and what sends."""
-        self.peer, self.write = peer, write
+    def begin(self, transport):
+        """Once there is a connection."""
+        self.peer, self.write, self.transport = transport.get_extra_info("peername"), transport.write, transport
+        end = transport.get_extra_info("socket")
+        if end is not None and transport.get_extra_info("ssl_object") is None:
+            self.end_fd = end.fileno()
 
     def end(self):
         """There is none any more. Nothing is received or sent."""
         self.ready = False
-        self.write = self.peer = None
+        self.write = self.peer = self.transport = None
+        self.end_fd = -1
+
+    @property
+    def ready(self):
+        return self.is_ready
+
+    @ready.setter
+    def ready(self, bint ready):
+        self.is_ready = ready
+        if not ready and self.polled:
+            self.express.poller.release(self)
 
     def used(self):
         """The connection is of use now."""
@@ -110,27 +132,82 @@ cdef class Reader:
     def data_received(self, data):
         """Called by the loop."""
         cdef object what
-        if self.ready and type(data) is bytes and PyBytes_GET_SIZE(<bytes>data) > 0:
+        if self.is_ready and type(data) is bytes and PyBytes_GET_SIZE(<bytes>data) > 0:
             what = self.look(<bytes>data)
             if what is not None:
                 self.left(data, what)
+            elif self.end_fd >= 0 and self.is_ready and not self.polled and not self.transport.is_closing():
+                if self.express.poller is None:
+                    self.express.poller = Poller(self.loop)
+                self.express.poller.take(self)
         else:
             self.received(data)
+
+    cdef bytes receive(self, unsigned int events, char *buffer):
+        """What is there to be read. None, and the connection is the transport's again, for anything else: it will find it too."""
+        cdef Py_ssize_t size = -1
+        if events == SHIELD_IN:
+            size = shield_receive(self.end_fd, buffer, POLLED_BYTES)
+        if size > 0:
+            return PyBytes_FromStringAndSize(buffer, size)
+        self.express.poller.release(self)
+        return None
+
+    cdef int send(self, const char *start, Py_ssize_t size) except -1:
+        """Sends at once what the system takes; what it does not take, errors too, are the transport's to see to."""
+        cdef Py_ssize_t sent = 0
+        if self.write is None:
+            return 0
+        if self.unsure:
+            self.unsure = not self.polled or self.transport.get_write_buffer_size() != 0
+        if not self.unsure:
+            sent = max(0, shield_send(self.end_fd, start, size))
+            if sent == size:
+                return 0
+            self.unsure = True
+        self.write(PyBytes_FromStringAndSize(start + sent, size - sent))
+        return 0
+
+    cdef PlainCheck plain(self):
+        """What answers plain requests, if nothing is in its way."""
+        cdef Express express = self.express
+        if express.at_once and not express.turns.late and not express.service.draining:
+            return express.plain
+        return None
+
+    cdef bint plainly(self, bytes data, char *room) except -1:
+        """Whether `data` is one plain request. Its answer is made, by `express.plain` in `room` or in its own where that is
+        NULL. To be called once for whatever is received."""
+        cdef Express express = self.express
+        cdef PlainCheck plain
+        self.used_s = monotonic_s()
+        express.turns.look_at(self.used_s if express.turns.clock is None else express.turns.now(), self.loop)
+        plain = self.plain()
+        if plain is None or PyBytes_AS_STRING(data)[0] != b"P":
+            return False
+        plain.room = <char *>plain.own_room if room == NULL else room
+        return express.lane.only(data, plain, self.peer, express.server, date_line())
+
+    cdef object others(self, bytes data):
+        """Answers the requests of `data` that `plainly` did not, and tells what `look` tells."""
+        cdef Express express = self.express
+        cdef Py_ssize_t at
+        sent, at, close, other = express.lane.serve(data, express.answer_of, self.plain(), self.peer, express.most,
+                                                    express.most_bytes, express.server, date_line())
+        if sent is not None:
+            self.send(PyBytes_AS_STRING(<bytes>sent), PyBytes_GET_SIZE(<bytes>sent))
+        if other is None and not close and at == PyBytes_GET_SIZE(data):
+            return None
+        return at, close, other
 
     cpdef object look(self, bytes data):
         """Answers the requests of `data`. None when that was all; else (up to where, whether to close, the head that is not
         served or an error), as `Lane.serve` tells it."""
-        cdef Express express = self.express
-        cdef PlainCheck plain = None
-        cdef Py_ssize_t at
-        self.used_s = monotonic_s()
-        express.turns.look_at(self.used_s if express.turns.clock is None else express.turns.now(), self.loop)
-        if express.at_once and not express.turns.late and not express.service.draining:
-            plain = express.plain
-        sent, at, close, other = express.lane.serve(
-            data, express.answer_of, plain, self.peer, express.most, express.most_bytes, express.server, date_line())
-        if sent is not None and self.write is not None:
-            self.write(sent)
-        if other is None and not close and at == PyBytes_GET_SIZE(data):
-            return None
-        return at, close, other
+        cdef PlainCheck plain = self.express.plain
+        try:
+            if not self.plainly(data, NULL):
+                return self.others(data)
+        except Exception as error:
+            return 0, False, error
+        self.send(plain.start, plain.size)
+        return (PyBytes_GET_SIZE(data), True, None) if plain.closes else None

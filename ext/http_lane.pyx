@@ -6,6 +6,7 @@
     render(answer, ...) -> bytes     one answer
     PlainCheck                       check requests in which nothing is special, decided and answered
     Express, Reader                  of one listener, and of one of its connections: from what is read to what is written
+    Poller                           reads and writes of many connections in one call of the event loop
 
 The law here: whoever else reads the same bytes, a gateway in front or the full parser behind, must find the same
 requests in them. So nothing is repaired or tolerated. What is taken is a plain subset of RFC 9112, sections 2 to 6:
@@ -48,3 +49,4 @@ include "tally.pxi"
 include "plain_check.pxi"
 include "http_routes.pxi"
 include "express.pxi"
+include "poller.pxi"

@@ -43,6 +43,21 @@ cdef class Lane:
             return True
         return False
 
+    cpdef bint only(self, bytes data, PlainCheck plain, peer, bytes server, bytes date) except -1:
+        """Whether all of `data` is one check request of a connection that may go on, and `plain` has made its answer where it
+        was told to. Nothing has happened otherwise."""
+        if plain is None or server is None or date is None:
+            raise TypeError("plain is a PlainCheck; server and date are bytes")
+        cdef bint close = False
+        cdef Head head = self.look(data)
+        if head.verdict != _TAKE or head.close or head.end != PyBytes_GET_SIZE(data) or head.route is not plain.route:
+            return False
+        head.peer = peer
+        if not plain.put(head, &close, server, date):
+            return False
+        plain.closes = close
+        return True
+
     cpdef tuple serve(self, bytes data, answer_of, PlainCheck plain, peer, int most, Py_ssize_t most_bytes, bytes server,
                       bytes date):
         """(bytes to send, what of `data` they answer, whether to close, the head that is not served or an error).

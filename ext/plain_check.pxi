@@ -6,6 +6,7 @@ cdef enum:
     # Room for an answer: its head is written last, backwards from the body. A dozen limits fit; more are rendered elsewhere.
     ANSWER_HEAD_BYTES = 256
     ANSWER_BODY_BYTES = 8192
+    ROOM_BYTES = ANSWER_HEAD_BYTES + ANSWER_BODY_BYTES
     MAX_SERVER_BYTES = 64
 
 cdef enum:
@@ -31,6 +32,13 @@ cdef class PlainCheck:
     cdef Tally tally
     cdef Py_ssize_t max_bytes, id_slot
     cdef Py_ssize_t special_slots[SPECIAL_FACTS]
+    # Where the next answer is made, and the last one.
+    cdef char own_room[ROOM_BYTES]
+    cdef char *room
+    cdef const char *start
+    cdef Py_ssize_t size
+    cdef bytes made
+    cdef bint closes
 
     def __init__(self, route, Py_ssize_t max_bytes, *, kind, decode, shield, RequestIds ids not None,
                  Tally tally not None, judged, failed, knows=None):
@@ -71,24 +79,31 @@ cdef class PlainCheck:
         return 0
 
     cdef bytes answer(self, Head head, bint *close, bytes server, bytes date):
-        """The whole answer; None while nothing has happened yet, for a request that the common code must look at. `server` and
-        `date` are whole lines. `close`: whether the connection ends with it, which may be set already."""
-        cdef char room[ANSWER_HEAD_BYTES + ANSWER_BODY_BYTES]
-        cdef char *body = room + ANSWER_HEAD_BYTES
+        """What `put` makes, as bytes; None where it makes nothing."""
+        self.room = self.own_room
+        if not self.put(head, close, server, date):
+            return None
+        return PyBytes_FromStringAndSize(self.start, self.size) if self.made is None else self.made
+
+    cdef bint put(self, Head head, bint *close, bytes server, bytes date) except -1:
+        """Makes the whole answer, in `room` or of its own; False while nothing has happened yet, for a request that the common code must
+        look at. `server` and `date` are whole lines. `close`: whether the connection ends with it, which may be set already.
+        """
+        cdef char *body = self.room + ANSWER_HEAD_BYTES
         cdef char *end
         cdef const char *asked = PyBytes_AS_STRING(head.data) + head.body_start
         cdef Answer other
         cdef double started_s, elapsed_s
         if head.body_size > self.max_bytes or PyBytes_GET_SIZE(server) > MAX_SERVER_BYTES or PyBytes_GET_SIZE(date) > MAX_SERVER_BYTES:
-            return None
+            return False
         if self.knows is not None and not self.knows(head):
-            return None
+            return False
         try:
             request = self.decode(PyBytes_FromStringAndSize(asked, head.body_size))
         except Exception:
-            return None  # a batch, or what is wrong is said there
+            return False  # a batch, or what is wrong is said there
         if not self.is_plain(request) or not unique_members(asked, head.body_size):
-            return None
+            return False
         try:
             self.name(request)
             started_s = monotonic_s()
@@ -100,17 +115,22 @@ cdef class PlainCheck:
                 self.judged(decision, elapsed_s)
             end = decided.put_json(decision, body, ANSWER_BODY_BYTES)
             if end != NULL:
-                return with_head(body, end, close[0], server, date)
+                self.start = with_head(body, end, close[0], server, date)
+                self.size, self.made = end - self.start, None
+                return True
             other = Answer.__new__(Answer)
             other.status, other.headers, other.body = 200, JSON_TYPE, decision.to_json()
         except Exception as error:
             other = self.failed(error)
         close[0] = close[0] or other.close
-        return render(other, close[0], head.method, server, date)
+        self.made = render(other, close[0], head.method, server, date)
+        self.start, self.size = PyBytes_AS_STRING(self.made), PyBytes_GET_SIZE(self.made)
+        return True
 
 
-cdef bytes with_head(char *body, char *end, bint close, bytes server, bytes date):
-    """What `render` makes of status 200 and this body of JSON, which has ANSWER_HEAD_BYTES of room before it."""
+cdef const char *with_head(char *body, char *end, bint close, bytes server, bytes date) noexcept:
+    """Where it begins: what `render` makes of status 200 and this body of JSON, which has ANSWER_HEAD_BYTES of room before
+    it."""
     cdef const char *first = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     cdef const char *length = b"Content-Length: "
     cdef char digits[WHOLE_BYTES]
@@ -126,4 +146,4 @@ cdef bytes with_head(char *body, char *end, bint close, bytes server, bytes date
     if close:
         at = put(at, "Connection: close\r\n", 19)
     put(at, "\r\n", 2)
-    return PyBytes_FromStringAndSize(body - size, size + (end - body))
+    return body - size

@@ -6,6 +6,9 @@ request that it does not serve but whose end is certain goes to aiohttp alone, a
 lane looks again. All else goes to aiohttp with everything that follows, for good: from then on nobody but aiohttp
 can say where a request begins. So no byte is read twice or by nobody, and no answer overtakes another.
 
+A connection that keeps sending whole requests of the express lane is read and written by its `Reader`, past aiohttp
+and the transport, whose reading is paused meanwhile; with the first bytes that are anything else it is theirs again.
+
 What it holds is bounded: HOLD_BYTES and one read of requests that are cut off or wait for an earlier answer; the
 transport's high-water mark and one write of answers that nobody fetches. Beyond that it stops reading.
 """
@@ -67,8 +70,7 @@ class Connection(Guarded):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
-        write = cast(asyncio.Transport, transport).write
-        self._reader.begin(transport.get_extra_info("peername"), write)
+        self._reader.begin(cast(asyncio.Transport, transport))
         super().connection_made(transport)
 
     @property

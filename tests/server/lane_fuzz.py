@@ -174,6 +174,15 @@ class Looks(Lane):
     reads: list[list[Any]]
     seen: Counter[str]
 
+    def only(self, data: bytes, *rest: Any) -> bool:
+        """The lane's own."""
+        found = super().only(data, *rest)
+        if found:
+            self._took(data, self.look(data))
+            self.seen["plain"] += 1
+            self.seen["only"] += 1
+        return found
+
     def serve(self, data: bytes, answer_of: Any, plain: Any, *rest: Any) -> Any:
         """The lane's own. What it served is what it would find once more: finding has no memory."""
         asked = 0
