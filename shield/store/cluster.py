@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
 from shield.store.batch import Outcome
 from shield.store.greeting import introduction, version_of
+from shield.store.holders import NO_ROOM, Holders
 from shield.store.instants import Instants
-from shield.store.key_records import Ending
-from shield.store.key_wire import end_command, key_names
 from shield.store.lane import Late, Moved, Unsettled
-from shield.store.late import settle_command, what_it_took
-from shield.store.lua import RELEASE
 from shield.store.naming import slot_of
 from shield.store.parts import (
     Keys,
@@ -38,17 +34,16 @@ from shield.store.parts import (
     join,
     part_of,
     penalised,
-    settlements,
-    together,
     took,
 )
 from shield.store.primary import TAKEN, Primary
-from shield.store.resp import evalsha
-from shield.store.steps import UNDO, Forms, Step
+from shield.store.steps import Forms, Step
 from shield.store.topology import Place, Topology
+from shield.store.undoing import Undoing
 
 if TYPE_CHECKING:
     from shield.store import Settlement
+    from shield.store.key_wire import KeyClaim
     from shield.store.target import Target
 
 T = TypeVar("T")
@@ -75,8 +70,10 @@ class Cluster:
         self._forms = forms
         self._instants = instants
         self._forget = forget
-        self._slack_ms = target.ttl_slack_us // 1000
         self._deadline_s = target.deadline_us / 1_000_000
+        slack_ms = target.ttl_slack_us // 1000
+        self._holders = Holders(self.run, forms.naming, instants.wire, slack_ms=slack_ms)
+        self._undoing = Undoing(self.run, self._holders, forms, instants, slack_ms=slack_ms, forget=forget)
         self._map = Topology(
             target.seeds,
             lambda host, port: target.make(host=host, port=port),
@@ -84,12 +81,11 @@ class Cluster:
         )
         self._primaries: dict[Place, Primary] = {}
         self._opening: dict[Place, asyncio.Task[None]] = {}
-        self._undoing: set[asyncio.Task[bool]] = set()
         self._watch: asyncio.Task[None] | None = None
         self._stale = asyncio.Event()
         self._known_version = False
         self._last_error = "still connecting"
-        self._counts = dict.fromkeys(("redirects", "split_steps", "late_taken", "late_given_back", "late_lost"), 0)
+        self._counts = dict.fromkeys(("redirects", "split_steps"), 0)
 
     # ---- life ----------------------------------------------------------------------------------------------
 
@@ -110,13 +106,13 @@ class Cluster:
 
     async def close(self) -> None:
         """Closes the connections; whoever still waits gets a StoreError."""
-        tasks: list[asyncio.Task[Any]] = [*self._opening.values(), *self._undoing]
+        tasks: list[asyncio.Task[Any]] = [*self._opening.values()]
         if self._watch is not None:
             tasks.append(self._watch)
             self._watch = None
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, self._undoing.close(), return_exceptions=True)
         primaries, self._primaries = self._primaries, {}
         self._opening.clear()
         for primary in primaries.values():
@@ -177,7 +173,7 @@ class Cluster:
                 self._instants,
                 where=f"{place[0]}:{place[1]}",
                 forget=self._forget,
-                undo=self._undo_late,
+                undo=self._undoing.late,
                 greeting=introduction(),
             )
             self._opening[place] = asyncio.get_running_loop().create_task(primary.open())
@@ -207,7 +203,7 @@ class Cluster:
         """Counts since the start, and gauges, of all servers together."""
         total: dict[str, int] = {"primaries": len(self._map.primaries), "slots_unserved": self._map.unserved}
         total["map_reads"] = self._map.reads
-        for found in (self._counts, *(primary.stats() for primary in self._primaries.values())):
+        for found in (self._counts, self._undoing.counts, *(primary.stats() for primary in self._primaries.values())):
             for name, value in found.items():
                 total[name] = total.get(name, 0) + value
         return total
@@ -280,12 +276,26 @@ class Cluster:
             )
         except Unsettled:
             if step.alone:
+                if step.claim is not None and not step.claim.apart:
+                    return await self._decide_apart(step, step.claim, deadline)
                 raise
             self._counts["split_steps"] += 1
             each: list[tuple[int, Keys]] = [(step.slot, (key,)) for key in step.keys_in_order()]
             if step.claim is not None:
                 each.append((step.slot, ()))
             return await self._decide_parts(step, each, deadline, alone=True)
+
+    async def _decide_apart(self, step: Step, claim: KeyClaim, deadline: float) -> Outcome:
+        """A part that is an idempotency key alone, whose record and whose holder's set lie on two servers."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                place = await self._holders.reserve(claim)
+        except TimeoutError:
+            raise StoreTimeout(f"no answer from the store within {self._deadline_s * 1000:g} ms") from None
+        claim.part(room=place != NO_ROOM)
+        outcome = await self._decide_at(step, deadline)
+        await self._holders.follow(claim, place, taken=took(step, outcome))
+        return outcome
 
     async def _decide_parts(
         self, step: Step, parts: list[tuple[int, Keys]], deadline: float, *, alone: bool = False
@@ -301,13 +311,13 @@ class Cluster:
             heard.append((commit, await self._decide_at(commit, deadline)))
         except BaseException:
             for part, outcome in heard:
-                self._undo_later(part, outcome)
+                self._undoing.start(part, outcome)
             raise
         if not all(took(part, outcome) for part, outcome in heard):
             # Given back before the answer is: whoever is told that it cost nothing can rely on it.
             back = [is_given_back(part, outcome, step.claim) for part, outcome in heard]
             waiting = [
-                self._undo_later(*one, but_penalties=True) for one, given in zip(heard, back, strict=True) if given
+                self._undoing.start(*one, but_penalties=True) for one, given in zip(heard, back, strict=True) if given
             ]
             if waiting:
                 await asyncio.wait(waiting, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -332,64 +342,10 @@ class Cluster:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._undo_those(asked, tasks)
+            self._undoing.those(asked, tasks)
             raise
         failed = [error for task in tasks if (error := task.exception()) is not None]
         if failed:
-            self._undo_those(asked, tasks)
+            self._undoing.those(asked, tasks)
             raise failed[0]
         return [(part, task.result()) for part, task in zip(asked, tasks, strict=True)]
-
-    # ---- giving back ---------------------------------------------------------------------------------------
-
-    def _undo_those(self, parts: list[Step], tasks: Sequence[asyncio.Future[Outcome]]) -> None:
-        for part, task in zip(parts, tasks, strict=True):
-            if not task.cancelled() and task.exception() is None:
-                self._undo_later(part, task.result())
-
-    def _undo_late(self, step: Step, outcome: Outcome) -> None:
-        if outcome[1] == TAKEN:
-            self._counts["late_taken"] += 1
-            self._undo_later(step, outcome).add_done_callback(self._undone_late)
-
-    def _undone_late(self, task: asyncio.Task[bool]) -> None:
-        done = not task.cancelled() and task.exception() is None and task.result()
-        self._counts["late_given_back" if done else "late_lost"] += 1
-
-    def _undo_later(self, part: Step, outcome: Outcome, *, but_penalties: bool = False) -> asyncio.Task[bool]:
-        task = asyncio.get_running_loop().create_task(self._undo(part, outcome, but_penalties))
-        self._undoing.add(task)
-        task.add_done_callback(self._undoing.discard)
-        return task
-
-    async def _undo(self, part: Step, outcome: Outcome, but_penalties: bool) -> bool:
-        """Gives back what a part took; whether all of it could be. What cannot be stays charged."""
-        if outcome[1] != TAKEN:
-            return True
-        back, places = what_it_took(self._forms, part, outcome, but_penalties=but_penalties)
-        calls: list[Coroutine[Any, Any, Any]] = []
-        instant = self._instants.wire()
-        if back is not None:
-            self._forget(back)
-            calls += [self._give_back(one, instant) for one in settlements(self._forms, back)]
-        for some in together(places, tagged=True, at_most=len(places)):
-            keys, ids = [key for key, _ in some], [lease_id for _, lease_id in some]
-            calls.append(self.run(evalsha(RELEASE.sha, keys, (instant, *ids)), keys[0]))
-        if part.claim is not None and part.claim.taken:
-            ending = Ending(part.claim.held, "abandon", part.claim.claim.rules)
-            call = end_command(self._forms.naming, ending, instant, slack_ms=self._slack_ms)
-            calls.append(self.run(call, key_names(self._forms.naming, *part.claim.held[:2])[0]))
-        replies = await asyncio.gather(*calls, return_exceptions=True)
-        if back is not None:
-            self._forget(back)
-        return not any(isinstance(reply, BaseException) for reply in replies)
-
-    async def _give_back(self, back: Settlement, instant: bytes) -> None:
-        call = settle_command(
-            self._forms, back, instant, slack_ms=self._slack_ms, mode=UNDO, around_us=back.charged_at_us
-        )
-        try:
-            await self.run(call, self._forms.key_of(back))
-        except Unsettled:
-            for entry in back.entries:
-                await self._give_back(replace(back, entries=(entry,)), instant)

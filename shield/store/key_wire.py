@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # Verdicts of keyed.lua.
 NONE, OTHER, ANSWERED, RUNNING, CROWDED, STUCK = 0, 1, 2, 3, 4, 5
+# What it is told of the key.
+STRICT, APART = 1, 2
 _CLAIM: Final = Struct("<16s16s16sdddd")
 _END: Final = Struct("<16s16sdddd")
 _ACTIONS: Final = {"complete": 1, "abandon": 2, "extend": 3}
@@ -73,16 +75,29 @@ def _raw(text: str) -> bytes:
 class KeyClaim:
     """A claim on its way, beside the step that it is a part of."""
 
-    __slots__ = ("claim", "keys", "packed", "told")
+    __slots__ = ("apart", "claim", "keys", "packed", "told")
 
     def __init__(self, naming: Naming, claim: Claim) -> None:
-        key, rules = claim.key, claim.rules
+        key = claim.key
         self.claim = claim
         self.keys = [bulk(name) for name in key_names(naming, key.address, key.holder)]
         """As arguments on the wire."""
-        numbers = rules.lease_us, rules.retention_us, rules.max_keys_per_tenant, key.strict
-        self.packed = bulk(_CLAIM.pack(claim.owner, key.fingerprint, key.address, *numbers))
+        self.apart = False
+        """Whether the record is asked for by itself."""
+        self.packed = self._pack(claim.rules.max_keys_per_tenant)
         self.told: Told = (NONE, 0, b"")
+
+    def _pack(self, most: int) -> bytes:
+        key, rules = self.claim.key, self.claim.rules
+        flags = (STRICT if key.strict else 0) + (APART if self.apart else 0)
+        numbers = rules.lease_us, rules.retention_us, most, flags
+        return bulk(_CLAIM.pack(self.claim.owner, key.fingerprint, key.address, *numbers))
+
+    def part(self, *, room: bool) -> None:
+        """Asks for the record by itself from now on; whether there is `room` for it is known."""
+        self.keys = self.keys[:1]
+        self.apart = True
+        self.packed = self._pack(int(room))
 
     @property
     def taken(self) -> bool:
@@ -114,13 +129,18 @@ def key_names(naming: Naming, address: bytes, holder: bytes) -> list[bytes]:
     return [naming.key(prefix + b":~key:", address, holder), naming.key(prefix + b":~keys:", holder)]
 
 
-def end_command(naming: Naming, ending: Ending, instant: bytes, *, slack_ms: int, again: bool = False) -> bytes:
-    """end.lua for one request. `again`: who was not told whether its answer is kept may say the same once more."""
+def end_command(
+    naming: Naming, ending: Ending, instant: bytes, *, slack_ms: int, again: bool = False, apart: bool = False
+) -> bytes:
+    """end.lua for one request. `again`: who was not told whether its answer is kept may say the same once more.
+    `apart`: to the record alone.
+    """
     held, rules = ending.held, ending.rules
     action = _COMPLETE_AGAIN if again and ending.action == "complete" else _ACTIONS[ending.action]
     packed = _END.pack(held.owner, held.address, action, rules.lease_us, rules.retention_us, slack_ms)
     answer = b"" if ending.answer is None else pack_answer(ending.answer)
-    return evalsha(END.sha, key_names(naming, held.address, held.holder), (packed, instant, answer))
+    names = key_names(naming, held.address, held.holder)
+    return evalsha(END.sha, names[:1] if apart else names, (packed, instant, answer))
 
 
 def outcome_of(reply: Any) -> Outcome:

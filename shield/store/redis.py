@@ -23,9 +23,10 @@ from shield.store.denials import Denials
 from shield.store.exchange import RedisExchange
 from shield.store.greeting import greeting
 from shield.store.heartbeat import Heartbeat
+from shield.store.holders import Holders
 from shield.store.instants import Instants
-from shield.store.key_wire import KeyClaim, Placing, end_command, key_names, outcome_of, turn_away
-from shield.store.lane import Late, Unconfirmed, Unsettled
+from shield.store.key_wire import KeyClaim, Placing, turn_away
+from shield.store.lane import Late, Unsettled
 from shield.store.late import settle_command
 from shield.store.leases import Leases
 from shield.store.lua import RELEASE
@@ -123,6 +124,7 @@ class RedisStore:
                 greeting=greeting(self._forms.version_key, fence_key(self._forms.naming), self._instants.wire),
                 breaker=breaker,
             )
+        self._holders = Holders(self._servers.run, self._forms.naming, self._instants.wire, slack_ms=self._slack_ms)
         self._heart = Heartbeat(self._forms.own_key("nodes"), self._servers.ask)
         self._leases = Leases(
             self._forms, self._servers.run, self._instants, nodes=lambda: self.nodes, slack_ms=self._slack_ms
@@ -210,19 +212,8 @@ class RedisStore:
         return self._placing.place(key, request)
 
     async def end(self, ending: Ending) -> Ended:
-        """What became of the request that owns an idempotency key. With `wait_replicas` it counts when these know it;
-        StoreError else, and the same may be said again. Who lets go of a key needs nobody's word: were it lost, others
-        would only wait for the lease to end.
-        """
-        naming, held = self._forms.naming, ending.held
-        call = end_command(naming, ending, self._instants.wire(), slack_ms=self._slack_ms, again=self._waits)
-        key, _ = key_names(naming, held.address, held.holder)
-        try:
-            return outcome_of(await self._servers.run(call, key, lasting=ending.action != "abandon"))
-        except Unconfirmed as error:
-            if (outcome := outcome_of(error.reply)) == "done":
-                raise
-            return outcome
+        """What became of the request that owns an idempotency key."""
+        return await self._holders.end(ending, waits=self._waits)
 
     async def apply(self, charges: Charges, claim: Claim | None = None) -> None:
         """All charges or none, at one instant of the server's clock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
@@ -73,10 +74,42 @@ def told(decision: Decision) -> dict[str, object]:
     return found
 
 
+class Histories:
+    """The same requests to two nodes, and the same ends."""
+
+    def __init__(self, one: Keyed, other: Keyed, source: random.Random) -> None:
+        self.nodes, self.source = (one, other), source
+        self.owners: list[tuple[Decision, Decision]] = []
+
+    async def step(self, number: int, *, nonces: bool) -> None:
+        source = self.source
+        if self.owners and source.random() < 0.4:
+            pair = source.choice(self.owners)
+            action = source.choice(["complete", "complete", "abandon", "extend", "release"])
+            found = [await end(node, mine, action, number) for node, mine in zip(self.nodes, pair, strict=True)]
+            assert found[0] == found[1], (number, action)
+            return
+        facts = {
+            "tenant": source.choice(["a", "a", "b", None]),
+            "user": source.choice(["u", "u", "v"]),
+            "ip": source.choice(["192.0.2.1", "192.0.2.2", None]),
+            "session": source.choice(["s", "t", None]),
+            "path": source.choice(["/orders", "/pay"]),
+        }
+        if nonces and source.random() < 0.6:
+            facts["nonce"] = Nonce(f"n{source.randrange(60)}", self.nodes[0].clock.now_ns / 1e9)
+        key, fingerprint = source.choice(["k", "l", "m", "n", "o", None]), source.choice(["x", "x", "x", "y"])
+        one, other = [await node.ask(key, fingerprint=fingerprint, **facts) for node in self.nodes]
+        assert told(one) == told(other), (number, facts, key)
+        if one.allowed:
+            self.owners.append((one, other))
+        for node in self.nodes:
+            node.clock.move(number % 7)
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_a_cluster_answers_as_memory_does(cluster: ClusterOf, tmp_path: Path, seed: int) -> None:
     """Limits, nonces and keys of many slots at once: no answer shows that they are many."""
-    source = random.Random(seed)
     rules = policy(GUARDS + REPLAY, SPREAD)
     async with memory(rules, tmp_path) as one, redis(rules, tmp_path, cluster) as other:
         for node in (one, other):
@@ -84,31 +117,33 @@ async def test_a_cluster_answers_as_memory_does(cluster: ClusterOf, tmp_path: Pa
                 stated = Nonce("first", node.clock.now_ns / 1e9)
                 assert (await node.ask(None, tenant=tenant, nonce=stated)).reason == "stale"
             node.clock.move(120)
-        owners: list[tuple[Decision, Decision]] = []
-        for step in range(120):
-            if owners and source.random() < 0.4:
-                pair = source.choice(owners)
-                action = source.choice(["complete", "complete", "abandon", "extend", "release"])
-                found = [
-                    await end(node, decision, action, step) for node, decision in zip((one, other), pair, strict=True)
-                ]
-                assert found[0] == found[1], action
-                continue
-            facts = {
-                "tenant": source.choice(["a", "a", "b", None]),
-                "user": source.choice(["u", "u", "v"]),
-                "ip": source.choice(["192.0.2.1", "192.0.2.2", None]),
-                "session": source.choice(["s", "t", None]),
-                "path": source.choice(["/orders", "/pay"]),
-            }
-            fresh = Nonce(f"n{source.randrange(60)}", one.clock.now_ns / 1e9) if source.random() < 0.6 else None
-            key, fingerprint = source.choice(["k", "l", "m", "n", "o", None]), source.choice(["x", "x", "x", "y"])
-            pair = tuple([await node.ask(key, fingerprint=fingerprint, nonce=fresh, **facts) for node in (one, other)])
-            assert told(pair[0]) == told(pair[1]), (step, facts, key)
-            if pair[0].allowed:
-                owners.append(pair)
-            for node in (one, other):
-                node.clock.move(step % 7)
+        histories = Histories(one, other, random.Random(seed))
+        for number in range(120):
+            await histories.step(number, nonces=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_and_at_every_point_of_a_move(cluster: ClusterOf, tmp_path: Path, seed: int) -> None:
+    """A tenant's records, the set of them and its limits on two servers, key by key."""
+    source = random.Random(seed)
+    rules = policy(GUARDS.replace("1h", "90s"), SPREAD)
+    async with memory(rules, tmp_path) as one, redis(rules, tmp_path, cluster) as other:
+        histories = Histories(one, other, source)
+        store = other.shield.store
+        look = await other.ask(None, tenant="a", user=None)
+        await one.ask(None, tenant="a", user=None)
+        slot = store.place(store.address(look.charges.bucket(0)))
+        for number in range(120):
+            if number % 40 == 5:
+                source_server = cluster.holder(slot)
+                target = next(server for server in cluster.servers if server is not source_server)
+                cluster.begin_move(slot, source_server, target)
+            if 5 < number % 40 < 30 and source.random() < 0.5:
+                cluster.move_keys(slot, source_server, target, at_most=1)
+            if number % 40 == 30:
+                cluster.end_move(slot, source_server, target)
+            await histories.step(number, nonces=False)
+        assert store.stats()["split_steps"] > 0
 
 
 async def end(node: Keyed, decision: Decision, action: str, step: int) -> object:
@@ -121,6 +156,46 @@ async def end(node: Keyed, decision: Decision, action: str, step: int) -> object
         return await (shield.abandon(decision) if action == "abandon" else shield.extend(decision))
     except ValueError as error:
         return str(error)
+
+
+async def test_every_key_runs_once_while_its_slot_moves_under_load(cluster: ClusterOf) -> None:
+    async with Shield(policy("", ROOMY), f"{cluster.url}?prefix=load&deadline=5s&deny_cache=0") as shield:
+        store = shield.store
+        look = await shield.check(request(None))
+        slot = store.place(store.address(look.charges.bucket(0)))
+        ran: dict[str, int] = {}
+        reasons: set[str] = set()
+        stop = False
+
+        async def client(number: int) -> None:
+            turn = 0
+            while not stop:
+                key = f"k{turn // 3}"
+                decision = await shield.check(request(key, ip=f"192.0.2.{number}"))
+                reasons.add(decision.reason)
+                if decision.allowed:
+                    ran[key] = ran.get(key, 0) + 1
+                    assert await shield.complete(decision, 200, (), key.encode())
+                elif decision.response is not None:
+                    assert decision.response.body == key.encode()
+                turn += 1
+
+        clients = [asyncio.create_task(client(number)) for number in range(12)]
+        for _ in range(3):
+            source = cluster.holder(slot)
+            target = next(server for server in cluster.servers if server is not source)
+            cluster.begin_move(slot, source, target)
+            for _ in range(40):
+                await asyncio.to_thread(cluster.move_keys, slot, source, target, at_most=3)
+            await asyncio.to_thread(cluster.end_move, slot, source, target)
+        stop = True
+        await asyncio.gather(*clients)
+        assert reasons <= {"ok", "idempotency_in_flight", "idempotency_replay"}
+        assert set(ran.values()) == {1}
+        assert len(ran) > 5
+        stats = store.stats()
+        assert stats["split_steps"] > 0
+        assert stats["redirects"] > 0
 
 
 async def test_keys_lie_with_their_tenants_limits_and_nonces(cluster: ClusterOf, tmp_path: Path) -> None:

@@ -180,6 +180,21 @@ async def test_places_are_released_wherever_they_lie(here: World) -> None:
     assert await here.store.release(leases) == 0
 
 
+async def test_the_last_place_is_released_while_its_slot_moves(here: World, cluster: ClusterOf) -> None:
+    """A set that becomes empty is gone, and of a slot on its way a server touches no key that is gone."""
+    charges = here.charges(session="moving")
+    await here.store.apply(charges)
+    (lease,) = here.leases(charges)
+    slot = here.store.place(lease.address)
+    source = cluster.holder(slot)
+    target = next(server for server in cluster.servers if server is not source)
+    cluster.begin_move(slot, source, target)
+    assert await here.store.release([lease]) == 1
+    assert await here.store.release([lease]) == 0
+    cluster.end_move(slot, source, target)
+    assert left(await here.ask(session="moving"))["places"] == 2
+
+
 # ---- parts that fail
 
 

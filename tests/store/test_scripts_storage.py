@@ -37,10 +37,11 @@ def test_names_are_pinned() -> None:
     assert names == {
         "check": b"f256f06e3504541daff49fe5d69c321725cdb581",
         "settle": b"f305329a71b042c8c82e144eae6ed2301accd5ff",
-        "release": b"173a836c28e6a2a771b6b6efac6b7328b19bdf9d",
+        "release": b"22076c9c294af8e0376568a5f91166d71bc721e2",
         "blocks": b"59492368073a9251dae774fff5bfe24844855e16",
-        "keyed": b"4b02547185ad9a9798b439841fb03f696a0fa4f8",
-        "end": b"c33d059cebf075cacaea4b5cd0fd9a95cb015474",
+        "keyed": b"f222cd27e8c8dc40a9db3275b5fcde2a5c8ada6e",
+        "end": b"49d7ea1fd25c1a2bc9b196cc2648420d599cbe5c",
+        "holder": b"d204bdd15fb2013822cf8cc2a067ccdf7f858626",
         "lease": b"760dd1aa0c5c696233d5b62465daebdc000596a6",
     }
 

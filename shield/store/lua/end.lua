@@ -1,6 +1,6 @@
 -- end.lua: what became of a request that owns its idempotency key: written only while it still does, and once.
 --
--- KEYS     the key's record and its holder's set (see keyed.lua)
+-- KEYS     the key's record and its holder's set (see keyed.lua); the record alone where the set lies elsewhere
 -- ARGV[1]  little-endian "c16c16dddd": owner, address; what to do (1 complete, 2 abandon, 3 extend); lease_us,
 --          retention_us, slack_ms. 4 is 1, and is done again where its owner has kept the very same answer before
 -- ARGV[2]  tests only: the instant in whole us. Empty: the server's own TIME
@@ -36,6 +36,7 @@ local value = struct.pack(RECORD, RECORD_LAYOUT, state, held, fingerprint, lease
 local ms = string.format('%.0f', math.ceil((expires - now) / 1000) + slack_ms)
 local done = redis.pcall('SET', KEYS[1], value, 'PX', ms)
 if done.err then return redis.error_reply(done.err) end
+if not KEYS[2] then return 1 end
 local set = redis.pcall('ZADD', KEYS[2], string.format('%.0f', expires), address)
 if type(set) == 'table' then return bad_value(KEYS[2]) end
 local last = tonumber(redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2])

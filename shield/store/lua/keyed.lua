@@ -3,7 +3,9 @@
 --
 -- KEYS     those of check.lua for one request; then the key's record, and the set of its holder's records
 -- ARGV     those of check.lua for one request; then one more, little-endian "c16c16c16dddd": owner, fingerprint and
---          address; lease_us, retention_us, how many records the holder may have, and 1 where nobody takes over
+--          address; lease_us, retention_us, how many records the holder may have, and flags, the sum of 1 where nobody
+--          takes over and 2 where the holder's set lies elsewhere: it is not among KEYS then, the record has its place in
+--          it already, and "how many" is 0 where there was none
 --
 -- Returns what check.lua does and three more: a verdict, the us until waiting helps (0: it does not), and the stored
 -- answer, empty where there is none.
@@ -22,9 +24,12 @@ local MISMATCH, ANSWERED, IN_FLIGHT, CROWDED, STUCK = 1, 2, 3, 4, 5
 
 -- include check.lua
 
-local claim, holder, record = table.remove(ARGV), table.remove(KEYS), table.remove(KEYS)
-if not record or #claim ~= 80 then return redis.error_reply('SHIELD a claim does not match its keys') end
-local owner, fingerprint, address, lease, retention, most, strict = struct.unpack('<c16c16c16dddd', claim)
+local claim = table.remove(ARGV)
+if #claim ~= 80 then return redis.error_reply('SHIELD a claim does not match its keys') end
+local owner, fingerprint, address, lease, retention, most, flags = struct.unpack('<c16c16c16dddd', claim)
+local holder = flags < 2 and table.remove(KEYS)
+local record = table.remove(KEYS)
+if not record then return redis.error_reply('SHIELD a claim does not match its keys') end
 local slack_ms, now = struct.unpack('<d', ARGV[1]), tonumber(ARGV[2]) or server_now()
 ARGV[2] = string.format('%.0f', now)
 
@@ -41,13 +46,13 @@ if raw then
       verdict, answer = ANSWERED, string.sub(raw, RECORD_BYTES + 1)
     elseif lease_until > now then
       verdict, retry = IN_FLIGHT, lease_until - now
-    elseif strict == 1 then
+    elseif flags % 2 == 1 then
       verdict, retry = STUCK, expires - now
     end
   end
 end
 if verdict == 0 and not known then
-  local count = redis.pcall('ZCOUNT', holder, string.format('(%.0f', now), '+inf')
+  local count = holder and redis.pcall('ZCOUNT', holder, string.format('(%.0f', now), '+inf') or 0
   if type(count) == 'table' then return bad_value(holder) end
   if count >= most then verdict, retry = CROWDED, 1000000 end
 end
@@ -83,9 +88,10 @@ if verdict == 0 and reply[2] == 1 then
     -- Only where nothing was written before: memory is full from a script's first write on, or not at all.
     if not string.find(done.err, 'OOM', 1, true) then return redis.error_reply(done.err) end
     verdict, retry = CROWDED, 1000000
-  else
-    redis.call('ZREMRANGEBYSCORE', holder, '-inf', ARGV[2])
+  elseif holder then
+    -- In this order: a set that was empty for a moment would be gone, and of a slot on its way no key can be made here.
     redis.call('ZADD', holder, string.format('%.0f', expires), address)
+    redis.call('ZREMRANGEBYSCORE', holder, '-inf', ARGV[2])
     local last = tonumber(redis.call('ZRANGE', holder, -1, -1, 'WITHSCORES')[2])
     redis.call('PEXPIRE', holder, string.format('%.0f', math.ceil((last - now) / 1000) + slack_ms))
   end

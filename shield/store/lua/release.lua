@@ -17,7 +17,8 @@ for i = 1, #KEYS do
   else
     redis.call('ZREMRANGEBYSCORE', KEYS[i], '-inf', string.format('%.0f', now))
     local place = 1
-    while redis.call('ZREM', KEYS[i], string.format('%s:%d', ARGV[i + 1], place)) == 1 do
+    -- A set without places is gone, and of a slot on its way no key that is gone may be touched here.
+    while redis.pcall('ZREM', KEYS[i], string.format('%s:%d', ARGV[i + 1], place)) == 1 do
       place = place + 1
     end
     freed = freed + place - 1
