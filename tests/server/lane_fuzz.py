@@ -10,16 +10,22 @@ aiohttp's own behaviour depends on where reads end: of a read whose later bytes 
 that came before. So streams of good requests are cut independently for the two, and for all others aiohttp is given
 the reads that the express lane made of them: each request that the lane took by itself, and every piece that the lane
 left to the aiohttp beneath it.
+
+Some streams of good requests reach the listener with the express lane over a real socket, so that it may read and write
+it without a transport; aiohttp is told of the same kind of caller.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import io
 import math
 import random
 import re
+import socket
+import termios
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -77,9 +83,14 @@ class Transport(asyncio.Transport):
     """A socket of memory. With `moods` its other end sometimes reads nothing for a turn or two."""
 
     def __init__(
-        self, protocol: asyncio.Protocol, loop: asyncio.AbstractEventLoop, moods: random.Random | None = None
+        self,
+        protocol: asyncio.Protocol,
+        loop: asyncio.AbstractEventLoop,
+        moods: random.Random | None = None,
+        peer: Any = ("127.0.0.1", 4711),
     ) -> None:
         super().__init__()
+        self._peer = peer
         self._moods = moods
         self._full = False
         self._protocol = protocol
@@ -89,7 +100,7 @@ class Transport(asyncio.Transport):
         self.closed = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ("127.0.0.1", 4711) if name == "peername" else default
+        return self._peer if name == "peername" else default
 
     def write(self, data: Any) -> None:
         if not self.closed:
@@ -126,6 +137,78 @@ class Transport(asyncio.Transport):
         self.reads = True
 
 
+class Wire:
+    """The client's end of a real connection. With `moods` it is in no hurry to read, and little fits in between."""
+
+    reads = True
+
+    def __init__(self, end: socket.socket, moods: random.Random | None) -> None:
+        self._end, self._moods = end, moods
+        self.written: list[bytes] = []
+        self.closed = False
+
+    @classmethod
+    async def to(cls, connection: Guarded, moods: random.Random | None) -> Wire:
+        """Connects."""
+        end, other = socket.socketpair()
+        end.setblocking(False)
+        if moods is not None:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, other)
+        return cls(end, moods)
+
+    async def send(self, data: bytes) -> None:
+        """Until all of it is read, or the connection ends."""
+        for _ in range(10_000):
+            try:
+                data = data[self._end.send(data) :] if data else data
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                data = b""
+            await asyncio.sleep(0)
+            self.receive()
+            if self.closed or (not data and self._is_read):
+                return
+        raise AssertionError("nobody reads")
+
+    @property
+    def _is_read(self) -> bool:
+        return int.from_bytes(fcntl.ioctl(self._end, termios.TIOCOUTQ, bytes(4)), "little") == 0
+
+    def receive(self) -> bool:
+        """What is there, if it is in the mood; whether there was something."""
+        if self.closed or (self._moods is not None and self._moods.random() < 0.5):
+            return False
+        try:
+            data = self._end.recv(1_000 if self._moods is not None else 1_000_000)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            data = b""
+        if data:
+            self.written.append(data)
+        else:
+            self.closed = True
+        return True
+
+    async def settle(self, connection: Guarded) -> None:
+        """Until all that can be answered is, and read here."""
+        quiet = 0
+        while quiet < 4 * QUIET_TURNS and not self.closed:
+            busy = self.receive() or not at_rest(connection) or self._is_waited_for(connection)
+            quiet = 0 if busy else quiet + 1
+            await asyncio.sleep(0)
+
+    @staticmethod
+    def _is_waited_for(connection: Guarded) -> bool:
+        transport = connection.transport
+        return transport is not None and transport.get_write_buffer_size() > 0
+
+    def close(self) -> None:
+        self._end.close()
+
+
 class Waits:
     """A local store that is asked as a remote one is: every step waits a turn of the loop."""
 
@@ -160,10 +243,18 @@ class Side:
         if self.listener.express is not None:
             self.listener.express.lane = lane_of(self.listener._routes, self.listener._prefix, Looks)
 
-    def connect(self, moods: random.Random | None) -> tuple[Guarded, Transport]:
+    async def wire(self, moods: random.Random | None) -> tuple[Guarded, Wire]:
+        """A real connection."""
         self.service.ids.number = 1
         connection = self.listener()
-        transport = Transport(connection, asyncio.get_running_loop(), moods)
+        return connection, await Wire.to(connection, moods)
+
+    def connect(self, moods: random.Random | None, *, local: bool = False) -> tuple[Guarded, Transport]:
+        """One of memory, to an address or a `local` one, which has none."""
+        self.service.ids.number = 1
+        connection = self.listener()
+        peer = "" if local else ("127.0.0.1", 4711)
+        transport = Transport(connection, asyncio.get_running_loop(), moods, peer)
         connection.connection_made(transport)
         return connection, transport
 
@@ -238,6 +329,18 @@ async def settle(connection: Guarded, transport: Transport, made: list[list[Any]
         quiet = quiet + 1 if len(transport.written) == written else 0
         written = len(transport.written)
         await turn(made)
+
+
+async def send(connection: Connection, wire: Wire, reads: Any, seen: Counter[str]) -> None:
+    """Each read over a real connection, and so many turns of the loop."""
+    for data, turns in reads:
+        if wire.closed:
+            return
+        seen["without transport"] += connection._reader.polled
+        await wire.send(data)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    await wire.settle(connection)
 
 
 async def feed(connection: Guarded, transport: Transport, reads: Any, made: list[list[Any]] | None = None) -> None:
@@ -407,28 +510,37 @@ class Fuzz:
         # bytes that the lane holds for a while must then not come later than they would have.
         waits = express.waits or b"/v1/re" in stream  # reports and releases are awaited whatever the store
         together = together or (not good and (moods is not None or waits))
-        cut = [0, *self.cuts(len(stream), len(stream) > 5_000, borders), len(stream)]
+        independent = good and b"close" not in stream.lower()
+        local = independent and not together and self.random.random() < 0.2
+        inner = self.cuts(len(stream), len(stream) > 5_000, borders)
+        if local and self.random.random() < 0.5:
+            inner = list(borders[:-1])
+        cut = [0, *inner, len(stream)]
         turns = [0 if together else self.random.choice((0, 0, 1, 3)) for _ in cut]
         pieces = [(stream[a:b], turn) for a, b, turn in zip(cut, cut[1:], turns, strict=False) if a < b]
         reads: list[list[Any]] = []
-        connection, transport = express.connect(moods)
+        transport: Transport | Wire
+        connection, transport = await express.wire(moods) if local else express.connect(moods)
         assert isinstance(connection, Connection)
         lane = express.listener.express.lane  # type: ignore[union-attr]
         assert isinstance(lane, Looks)
         lane.reads, lane.seen = reads, self.seen
         self._reads = reads
-        await feed(connection, transport, pieces, reads)
+        if isinstance(transport, Wire):
+            await send(connection, transport, pieces, self.seen)
+        else:
+            await feed(connection, transport, pieces, reads)
         self._reads = None
         found, closed = b"".join(transport.written), transport.closed
 
-        if good and b"close" not in stream.lower():
+        if independent:
             cut = [0, *self.cuts(len(stream), True), len(stream)]
             replay = [(stream[a:b], 0 if together else -1) for a, b in pairwise(cut) if a < b]
         else:
             replay = reads
             if not closed and b"".join(read for read, _ in reads) + bytes(connection._held) != stream:
                 raise Mismatch(f"seed {self.seed}: bytes were read twice or by nobody: {pieces!r}")
-        other, other_transport = plain.connect(None if moods is None else random.Random(self.requests))
+        other, other_transport = plain.connect(None if moods is None else random.Random(self.requests), local=local)
         await feed(other, other_transport, replay)
         wanted, also_closed = b"".join(other_transport.written), other_transport.closed
         if _DATE.sub(b"", found) != _DATE.sub(b"", wanted) or closed != also_closed:
@@ -440,6 +552,10 @@ class Fuzz:
         quiet = at_rest(connection) and at_rest(other)
         transport.close()
         other_transport.close()
+        for _ in range(1_000 if local else 0):
+            if connection.transport is None:
+                break
+            await asyncio.sleep(0)
         for _ in range(1 if quiet else QUIET_TURNS):  # handlers that waited for more draw request ids as they end
             await asyncio.sleep(0)
 

@@ -67,6 +67,7 @@ async def test_the_lanes_answer_alike() -> None:
     fuzz = lane_fuzz.Fuzz(20_261_125)
     await fuzz.run(6_000)
     assert fuzz.seen["take"] > 2_000
+    assert fuzz.seen["without transport"] > 20
     assert len(fuzz.seen) >= 16, fuzz.coverage()
     assert len(fuzz.statuses) >= 7, fuzz.coverage()
 
