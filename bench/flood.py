@@ -10,9 +10,12 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+_READ_BYTES = 32_768
+_BRACE = ord("}")
 
 
 class Flood(NamedTuple):
@@ -23,8 +26,8 @@ class Flood(NamedTuple):
     count: int
 
 
-def flood(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Flood:
-    """Each connection sends its next request when the answer, a whole object of JSON, is here. None may fail."""
+def flood(port: int, requests: Iterator[bytes], connections: int, seconds: float) -> Flood:
+    """Each connection sends the next request when its answer, a whole object of JSON, is here. None may fail."""
     poller = select.epoll() if hasattr(select, "epoll") else select.poll()
     # An answer is read whole, so there is nothing to be told of it twice.
     readable = select.EPOLLIN | select.EPOLLET if hasattr(select, "epoll") else select.POLLIN
@@ -36,22 +39,22 @@ def flood(port: int, requests: Sequence[bytes], connections: int, seconds: float
             one.setblocking(False)
             poller.register(one.fileno(), readable)
             ends[one.fileno()] = one.recv, one.send
-        count, many = 0, len(requests)
-        started = time.perf_counter()
+        count = 0
+        clock, poll = time.perf_counter, poller.poll
+        at_once = (0, connections) if hasattr(select, "epoll") else (0,)
+        started = clock()
         until = started + seconds
-        for number, (_, send) in enumerate(ends.values()):
-            send(requests[number % many])
-        at = len(ends)
-        while time.perf_counter() < until:
-            for end, _ in poller.poll(0):  # never asleep: waking it would be work of the server's core
+        for _, send in ends.values():
+            send(next(requests))
+        while clock() < until:
+            for end, _ in poll(*at_once):  # never asleep: waking it would be work of the server's core
                 receive, send = ends[end]
-                answer = receive(65_536)
-                if not answer.startswith(b"HTTP/1.1 200") or not answer.endswith(b"}"):
+                answer = receive(_READ_BYTES)
+                if answer[:12] != b"HTTP/1.1 200" or answer[-1] != _BRACE:
                     raise RuntimeError(f"not the answer that was asked for: {answer[:200]!r}")
                 count += 1
-                send(requests[at % many])
-                at += 1
-        return Flood(count / (time.perf_counter() - started), count)
+                send(next(requests))
+        return Flood(count / (clock() - started), count)
     finally:
         for one in opened:
             one.close()

@@ -178,25 +178,12 @@ def _together(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 one.wait()
 
 
-class _Endless(Sequence[bytes]):
-    """A stream of requests as a sequence without an end."""
-
-    def __init__(self, source: Callable[[], bytes]) -> None:
-        self._source = source
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, at: Any) -> Any:
-        return self._source()
-
-
 def _source(told: dict[str, Any]) -> Callable[[], bytes]:
     return Traffic(**told["traffic"]).source(told["seed"] * 1000 + told["part"])
 
 
 def _closed(told: dict[str, Any]) -> dict[str, Any]:
-    requests = _Endless(_source(told))
+    requests = iter(_source(told), b"")  # without end
     _begin()
     return {"rate": flood(told["port"], requests, told["connections"], told["arrivals"][1]).rate}
 

@@ -10,6 +10,7 @@ one is the other's inverse, and it hardly depends on what else the machine does 
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def serving(command: list[str], port: str) -> Iterator[Server]:
 def saturation(server: Server, asked: list[bytes], seconds: float) -> tuple[float, float]:
     """Answers a second, and microseconds of the server's processor for each; 0 where nobody counts those."""
     before = processor_s(server.pid)
-    load = flood(server.port, asked, CONNECTIONS, seconds)
+    load = flood(server.port, itertools.cycle(asked), CONNECTIONS, seconds)
     after = processor_s(server.pid)
     return load.rate, (after - before) / load.count * 1e6 if before is not None and after is not None else 0.0
 
