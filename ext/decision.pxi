@@ -94,12 +94,17 @@ cdef class Decision:
         return self.allowed and (self.charges.settleable or self.charges.has_leases)
 
     @property
+    def has_too_many_nonces(self):
+        """Whether it was refused because its tenant has as many nonces as it may."""
+        return self.reason == "store_full" and self.charges.nonces_are_many()
+
+    @property
     def detail(self):
         """A sentence that names the field, where a value or a guard refused; else None."""
         cdef Charges c = self.charges
         if c.nonce_verdict != NONCE_FRESH:
             return NONCE_DETAILS[c.nonce_verdict]
-        if self.reason == "store_full" and c.nonces_are_many():
+        if self.has_too_many_nonces:
             return "nonce: the tenant has as many as it may; see guard.replay.max_per_tenant"
         return c.detail
 

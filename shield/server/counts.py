@@ -23,6 +23,8 @@ class Counts(msgspec.Struct, kw_only=True):
     shadow: dict[str, int] = {}
     """By the limit or guard in shadow mode that would have."""
     degraded: int = 0
+    nonces_many: int = 0
+    """Refused because the tenant had as many nonces as it may."""
     latency: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS) + 1))
     """By LATENCY_BUCKETS, and what took longer than the last of them."""
     latency_sum_s: float = 0.0
@@ -57,6 +59,7 @@ class Counts(msgspec.Struct, kw_only=True):
         ):
             _add(mine, theirs)
         self.degraded += other.degraded
+        self.nonces_many += other.nonces_many
         self.latency = [mine + theirs for mine, theirs in zip(self.latency, other.latency, strict=True)]
         self.latency_sum_s += other.latency_sum_s
         self.suppressed += other.suppressed

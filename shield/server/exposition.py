@@ -102,6 +102,11 @@ class Exposition(Collector):
             ],
         )
         yield _single("shield_degraded_decisions", "Decisions made without the store's truth.", counts.degraded)
+        yield _single(
+            "shield_nonce_bound_refusals",
+            "Refusals (store_full) because a tenant had as many nonces as guard.replay.max_per_tenant.",
+            counts.nonces_many,
+        )
         yield _histogram(counts)
         yield counter(
             "shield_http_problems",

@@ -66,6 +66,8 @@ class Metrics:
             counts.degraded += 1
         if not decision.allowed:
             _add(counts.refusals, decision.violated)
+            if decision.has_too_many_nonces:
+                counts.nonces_many += 1
         if shadow := decision.shadow:
             _add(counts.shadow, shadow)
 

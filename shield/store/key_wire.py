@@ -105,6 +105,11 @@ class KeyClaim:
         return self.told[0] == NONE
 
     @property
+    def crowded(self) -> bool:
+        """Whether its holder has as many keys as it may."""
+        return self.told[0] == CROWDED
+
+    @property
     def answered(self) -> bool:
         """Whether the request was answered before: then it costs nothing, and nothing but a nonce is taken."""
         return self.told[0] == ANSWERED

@@ -136,7 +136,7 @@ class RedisStore:
         self._denials = Denials(target.deny_cache) if target.deny_cache else None
         # A request that asks for all of a second's refusals anew has missed its deadline by then, or was lost.
         self._patience_us = 2 * target.deadline_us
-        self._counts = dict.fromkeys(("checks", "failures", "oom", "denials_known"), 0)
+        self._counts = dict.fromkeys(("checks", "failures", "oom", "denials_known", "idempotency_full"), 0)
 
     @property
     def instant(self) -> Callable[[], int] | None:
@@ -237,8 +237,9 @@ class RedisStore:
             now_us, status, states, retry_us = await self._servers.decide(step)
             outcomes = [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)]
             try:
-                if claim is not None:
+                if step.claim is not None:
                     outcomes = turn_away(charges, step, outcomes)
+                    self._counts["idempotency_full"] += step.claim.crowded
                 charges.resolve(now_us, outcomes, nonce_verdict(status), retry_us)
             except (TypeError, ValueError, OverflowError):
                 raise StoreProtocolError("the store answered a check with numbers that make no sense") from None

@@ -221,6 +221,7 @@ async def test_keys_of_one_tenant_are_bounded_and_none_is_dropped(opened: Open) 
         assert await node.shield.complete(owners[1], 200, body=b"x")
         assert (await node.ask("k-2")).reason == "store_full"
         assert (await node.ask("k-1")).reason == "idempotency_replay"
+        assert node.shield.stats()["idempotency_full"] == 2
         node.clock.move(HOUR)
         assert (await node.ask("k-2")).allowed
 

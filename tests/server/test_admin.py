@@ -59,6 +59,19 @@ async def test_a_store_that_is_away_degrades_but_does_not_unready() -> None:
         assert (await metrics(server))[("shield_degraded_decisions_total", ())] == 1
 
 
+async def test_the_bound_of_a_tenants_nonces_is_counted_by_itself() -> None:
+    rules = "version = 1\nname = 'n'\n[guard.replay]\nmax_per_tenant = 4\nwindow = '10s'\nfuture_skew = '0s'\n"
+    async with serving(policy=rules) as server:
+        server.clock.now_ns += 60_000_000_000  # a store that was just made knows of no older nonces
+        found: list[str] = []
+        while found.count("store_full") < 2:
+            stated = {"tenant": "t", "nonce": {"value": str(len(found)), "timestamp": server.clock.now_ns / 1e9}}
+            found.append((await server.check(stated))["reason"])
+        seen = await metrics(server)
+        assert seen["shield_nonce_bound_refusals_total", ()] == 2
+        assert seen["shield_decisions_total", (("reason", "store_full"),)] == 2
+
+
 async def test_decisions_are_counted_by_reason_and_refusals_by_limit() -> None:
     async with serving() as server:
         for _ in range(5):

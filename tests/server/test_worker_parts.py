@@ -148,6 +148,7 @@ def test_counts_add_up_and_what_is_the_hosts_is_taken_once() -> None:
         in_flight=1,
         suppressed=7,
         degraded=1,
+        nonces_many=2,
         store={"checks": 4, "connections": 2},
         host={"keys": 11},
     )
@@ -161,6 +162,7 @@ def test_counts_add_up_and_what_is_the_hosts_is_taken_once() -> None:
     assert total.latency_sum_s == 0.75
     assert total.problems == {("check", 400): 2, ("unknown", 404): 1}
     assert (total.in_flight, total.trace_lost, total.suppressed, total.degraded) == (3, 1, 7, 1)
+    assert total.nonces_many == 2
     assert total.store == {"checks": 7, "connections": 4}
     assert total.host == {"keys": 11}
     assert one.reasons == {"ok": 2}  # what was added is as it was
