@@ -76,6 +76,14 @@ cdef class Express:
         self.lane, self.answer_of, self.plain, self.service, self.turns = lane, answer_of, plain, service, turns
         self.at_once, self.most, self.most_bytes, self.server = at_once, most, most_bytes, server
 
+    cdef PlainCheck plainly(self, double now_s, object loop):
+        """What answers plain requests, if nothing is in its way. Called for whatever is read, at `now_s` of the system's clock."""
+        self.turns.look_at(now_s if self.turns.clock is None else self.turns.now(), loop)
+        return self.if_plain()
+
+    cdef PlainCheck if_plain(self):
+        return self.plain if self.at_once and not self.turns.late and not self.service.draining else None
+
 
 @cython.final
 cdef class Reader:
@@ -138,7 +146,7 @@ cdef class Reader:
                 self.left(data, what)
             elif self.end_fd >= 0 and self.is_ready and not self.polled and not self.transport.is_closing():
                 if self.express.poller is None:
-                    self.express.poller = Poller(self.loop)
+                    self.express.poller = Poller(self.express, self.loop)
                 self.express.poller.take(self)
         else:
             self.received(data)
@@ -168,31 +176,11 @@ cdef class Reader:
         self.write(PyBytes_FromStringAndSize(start + sent, size - sent))
         return 0
 
-    cdef PlainCheck plain(self):
-        """What answers plain requests, if nothing is in its way."""
-        cdef Express express = self.express
-        if express.at_once and not express.turns.late and not express.service.draining:
-            return express.plain
-        return None
-
-    cdef bint plainly(self, bytes data, char *room) except -1:
-        """Whether `data` is one plain request. Its answer is made, by `express.plain` in `room` or in its own where that is
-        NULL. To be called once for whatever is received."""
-        cdef Express express = self.express
-        cdef PlainCheck plain
-        self.used_s = monotonic_s()
-        express.turns.look_at(self.used_s if express.turns.clock is None else express.turns.now(), self.loop)
-        plain = self.plain()
-        if plain is None or PyBytes_AS_STRING(data)[0] != b"P":
-            return False
-        plain.room = <char *>plain.own_room if room == NULL else room
-        return express.lane.only(data, plain, self.peer, express.server, date_line())
-
     cdef object others(self, bytes data):
-        """Answers the requests of `data` that `plainly` did not, and tells what `look` tells."""
+        """Answers the requests of `data` otherwise, and tells what `look` tells."""
         cdef Express express = self.express
         cdef Py_ssize_t at
-        sent, at, close, other = express.lane.serve(data, express.answer_of, self.plain(), self.peer, express.most,
+        sent, at, close, other = express.lane.serve(data, express.answer_of, express.if_plain(), self.peer, express.most,
                                                     express.most_bytes, express.server, date_line())
         if sent is not None:
             self.send(PyBytes_AS_STRING(<bytes>sent), PyBytes_GET_SIZE(<bytes>sent))
@@ -203,9 +191,12 @@ cdef class Reader:
     cpdef object look(self, bytes data):
         """Answers the requests of `data`. None when that was all; else (up to where, whether to close, the head that is not
         served or an error), as `Lane.serve` tells it."""
-        cdef PlainCheck plain = self.express.plain
+        cdef Express express = self.express
+        cdef PlainCheck plain
+        self.used_s = monotonic_s()
+        plain = express.plainly(self.used_s, self.loop)
         try:
-            if not self.plainly(data, NULL):
+            if plain is None or not express.lane.only(data, plain.here(NULL), self.peer, express.server, date_line()):
                 return self.others(data)
         except Exception as error:
             return 0, False, error

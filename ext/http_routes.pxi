@@ -49,7 +49,10 @@ cdef class Lane:
         if plain is None or server is None or date is None:
             raise TypeError("plain is a PlainCheck; server and date are bytes")
         cdef bint close = False
-        cdef Head head = self.look(data)
+        cdef Head head
+        if data is None or PyBytes_AS_STRING(data)[0] != b"P":
+            return False  # most of the other routes' requests, without a look
+        head = self.look(data)
         if head.verdict != _TAKE or head.close or head.end != PyBytes_GET_SIZE(data) or head.route is not plain.route:
             return False
         head.peer = peer

@@ -78,10 +78,14 @@ cdef class PlainCheck:
             Py_DECREF(before)
         return 0
 
+    cdef PlainCheck here(self, char *room):
+        """Itself, which makes the next answer in `room` of ROOM_BYTES, or in its own where that is NULL."""
+        self.room = <char *>self.own_room if room == NULL else room
+        return self
+
     cdef bytes answer(self, Head head, bint *close, bytes server, bytes date):
         """What `put` makes, as bytes; None where it makes nothing."""
-        self.room = self.own_room
-        if not self.put(head, close, server, date):
+        if not self.here(NULL).put(head, close, server, date):
             return None
         return PyBytes_FromStringAndSize(self.start, self.size) if self.made is None else self.made
 

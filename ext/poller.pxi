@@ -74,6 +74,7 @@ cdef class Poller:
     """
 
     cdef int poll
+    cdef Express express
     cdef object loop
     cdef set taken
     cdef char buffer[POLLED_BYTES]
@@ -82,8 +83,8 @@ cdef class Poller:
     cdef Unsent unsent[POLLED_AT_ONCE]
     cdef int waiting
 
-    def __cinit__(self, loop):
-        self.loop = loop
+    def __cinit__(self, Express express not None, loop):
+        self.express, self.loop = express, loop
         self.taken = set()
         self.poll = shield_poll_new()
 
@@ -119,45 +120,49 @@ cdef class Poller:
         cdef int i, count = shield_poll(self.poll, events, POLLED_AT_ONCE)
         cdef list readers = [<Reader>events[i].data.ptr for i in range(count)]  # none may go meanwhile
         cdef list received = [(<Reader>readers[i]).receive(events[i].events, self.buffer) for i in range(count)]
+        cdef double now_s = monotonic_s()
+        cdef PlainCheck plain = self.express.plainly(now_s, self.loop)
+        cdef bytes date = date_line()
         for i in range(count):
             if received[i] is not None:
+                (<Reader>readers[i]).used_s = now_s
                 try:
-                    self.answer(<Reader>readers[i], <bytes>received[i])
+                    self.answer(<Reader>readers[i], <bytes>received[i], plain, date)
                 except Exception as error:
                     self.failed(<Reader>readers[i], error)
         self.send()
 
-    cdef int answer(self, Reader reader, bytes data) except -1:
+    cdef int answer(self, Reader reader, bytes data, PlainCheck plain, bytes date) except -1:
         """One of those that were read. Its answer waits to be sent, but nothing else happens before all that wait are."""
-        cdef PlainCheck plain = reader.express.plain
         cdef object what = None
-        if self.used + ROOM_BYTES > POLLED_ANSWERS_BYTES:
-            self.send()
-        if reader.polled:
-            try:
-                if reader.plainly(data, self.answers + self.used):
-                    if plain.made is not None:
-                        self.send()
-                    self.unsent[self.waiting] = Unsent(<PyObject *>reader, plain.start, plain.size)
-                    self.waiting += 1
-                    if plain.made is None and not plain.closes:
-                        self.used = plain.start + plain.size - self.answers
-                        return 0
-                    self.send()
-                    what = (PyBytes_GET_SIZE(data), True, None) if plain.closes else None
-                else:
-                    self.send()
-                    what = reader.others(data)
-            except Exception as error:
-                self.send()
-                what = 0, False, error
-            if what is not None:
-                reader.left(data, what)
-            elif PyBytes_GET_SIZE(data) == POLLED_BYTES and reader.polled:
-                self.release(reader)
-        else:  # another one's request changed that since it was read
+        if not reader.polled:  # another one's request changed that since it was read
             self.send()
             reader.data_received(data)
+            return 0
+        if self.used + ROOM_BYTES > POLLED_ANSWERS_BYTES:
+            self.send()
+        try:
+            if plain is not None and self.express.lane.only(
+                    data, plain.here(self.answers + self.used), reader.peer, self.express.server, date):
+                if plain.made is not None:
+                    self.send()
+                self.unsent[self.waiting] = Unsent(<PyObject *>reader, plain.start, plain.size)
+                self.waiting += 1
+                if plain.made is None and not plain.closes and PyBytes_GET_SIZE(data) < POLLED_BYTES:
+                    self.used = plain.start + plain.size - self.answers
+                    return 0
+                self.send()
+                what = (PyBytes_GET_SIZE(data), True, None) if plain.closes else None
+            else:
+                self.send()
+                what = reader.others(data)
+        except Exception as error:
+            self.send()
+            what = 0, False, error
+        if what is not None:
+            reader.left(data, what)
+        elif PyBytes_GET_SIZE(data) == POLLED_BYTES and reader.polled:
+            self.release(reader)  # there may be more, of which nobody will tell
         return 0
 
     cdef int send(self) except -1:

@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from shield.core import http_lane
+from shield.server import bounds
 from shield.server.connection import Connection
 from tests.server.running import Running, serving
 from tests.server.test_lane import GET, check, until
@@ -111,6 +112,21 @@ async def test_what_comes_after_the_second_request_is_read_without_the_transport
         assert peer.is_polled
         peer.end.close()
         await until(lambda: not server.decisions.connections)
+
+
+async def test_a_read_that_fills_the_buffer_is_not_the_last() -> None:
+    async with serving(POLICY) as server:
+        peer = await (Peer(server)).polled()
+        for size in (65_535, 65_536, 65_537):
+            large = b'{"request_id":"large"%b}' % (b" " * 65_000)
+            head = b"POST /v1/check HTTP/1.1\r\nHost: x\r\nX: %b\r\nContent-Length: %d\r\n\r\n"
+            missing = size - len(head % (b"", len(large)) + large)
+            request = head % (b"x" * missing, len(large)) + large
+            assert len(request) == size
+            assert await peer.ask(request + check("next"), 2) == ["large", "next"]
+            assert await peer.ask(check("then")) == ["then"]
+            assert await peer.ask(check("again")) == ["again"]
+            assert peer.is_polled == (size <= bounds.HOLD_BYTES)  # what is larger and not here yet is aiohttp's
 
 
 async def test_what_is_no_whole_request_is_the_transports_again() -> None:
@@ -281,6 +297,7 @@ async def test_tls_stays_with_its_transport() -> None:
     "test",
     [
         test_what_comes_after_the_second_request_is_read_without_the_transport,
+        test_a_read_that_fills_the_buffer_is_not_the_last,
         test_what_is_no_whole_request_is_the_transports_again,
         test_the_server_closes_after_an_answer,
         test_many_that_ask_at_once_each_get_their_own,
