@@ -48,7 +48,7 @@ cdef extern from *:
     Py_ssize_t shield_send(int end, const char *start, size_t size)
 
 cdef enum:
-    # Connections that are served before others of the event loop have their turn.
+    # Connections that are served together. Each part's instructions are in the processor then, and what is decided is warm.
     POLLED_AT_ONCE = 64
     # Of one read. A connection that sends more at once is the transport's again.
     POLLED_BYTES = 65_536
@@ -115,7 +115,15 @@ cdef class Poller:
         return 0
 
     def readable(self):
-        """Called by the loop when some connection has something."""
+        """Called by the loop when some connection has something: each has its turn once."""
+        cdef Py_ssize_t left = len(self.taken)
+        cdef int count = POLLED_AT_ONCE
+        while left > 0 and count == POLLED_AT_ONCE:
+            count = self.answer_some()
+            left -= count
+
+    cdef int answer_some(self) except -2:
+        """How many connections had something, of those that are served together. -1: the system does not say."""
         cdef shield_event events[POLLED_AT_ONCE]
         cdef int i, count = shield_poll(self.poll, events, POLLED_AT_ONCE)
         cdef list readers = [<Reader>events[i].data.ptr for i in range(count)]  # none may go meanwhile
@@ -131,6 +139,7 @@ cdef class Poller:
                 except Exception as error:
                     self.failed(<Reader>readers[i], error)
         self.send()
+        return count
 
     cdef int answer(self, Reader reader, bytes data, PlainCheck plain, bytes date) except -1:
         """One of those that were read. Its answer waits to be sent, but nothing else happens before all that wait are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import select
 import socket
@@ -79,6 +80,13 @@ class Peer:
         self.got = b""
         assert len(ids) == count
         return ids
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer, which is read then."""
+        with contextlib.suppress(BlockingIOError):
+            self.got += self.end.recv(65_536)
+        return self.got.endswith(b"}")
 
     async def ended(self) -> bytes:
         """All that still comes."""
@@ -209,6 +217,31 @@ async def test_many_that_ask_at_once_each_get_their_own() -> None:
         await until(lambda: not server.decisions.connections)
 
 
+async def test_what_comes_too_late_is_shed() -> None:
+    """All that is there has its turn at once, so that who comes late in it is seen; once is forgiven."""
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.6 * bounds.MAX_WAIT_S
+        return now
+
+    async with serving(POLICY) as server:
+        peers = [await (Peer(server)).polled() for _ in range(130)]  # in three parts
+        server.service.pressure.clock = clock
+        for late in (0, 2):
+            for peer in peers:
+                peer.end.send(check("r"))
+            await until(lambda: all(peer.answered for peer in peers))
+            found = [bytes(peer.got[:12]) for peer in peers]
+            assert found.count(b"HTTP/1.1 503") == late
+            assert found.count(b"HTTP/1.1 200") == 130 - late
+            for peer in peers:
+                peer.got = b""
+        for peer in peers:
+            peer.end.close()
+
+
 async def test_answers_that_nobody_fetches_keep_their_order_and_are_bounded() -> None:
     async with serving(POLICY) as server:
         peer = await (Peer(server)).polled()
@@ -300,6 +333,7 @@ async def test_tls_stays_with_its_transport() -> None:
         test_a_read_that_fills_the_buffer_is_not_the_last,
         test_what_is_no_whole_request_is_the_transports_again,
         test_the_server_closes_after_an_answer,
+        test_what_comes_too_late_is_shed,
         test_many_that_ask_at_once_each_get_their_own,
         test_answers_that_nobody_fetches_keep_their_order_and_are_bounded,
         test_a_decision_that_fails_is_answered_and_closes,
