@@ -25,13 +25,39 @@ ACL_RULES: Final = (
 )
 
 
-def greeting(version_key: bytes, fence_key: bytes, instant: Callable[[], bytes]) -> list[Greeting]:
+# KEYS: where it is written which layout states have, and something that every release has written; ARGV: the layout.
+# Returns 1 where nobody had written it although there is something.
+_ATTACH: Final = b"""
+if redis.call('SET', KEYS[1], ARGV[1], 'NX') then return redis.call('EXISTS', KEYS[2]) end
+return 0
+"""
+UNVERSIONED: Final = (
+    "there is something under this prefix, and nothing says in which layout: an older release wrote it, or the server"
+    " has dropped {key}. States of another layout are not read, so what they had counted begins anew"
+)
+
+
+def greeting(
+    version_key: bytes,
+    secret_key: bytes,
+    fence_key: bytes,
+    instant: Callable[[], bytes],
+    unversioned: Callable[[], None],
+) -> list[Greeting]:
     """The commands for a server that holds everything, each with what judges its reply, by raising. `instant`: what
-    time scripts are told it is.
+    time scripts are told it is. `unversioned` is called where states may be of a release that did not say its layout.
     """
+
+    def attached(reply: Any) -> None:
+        """A server without memory, or one that is loading, says so to those who ask."""
+        if reply == 1:
+            unversioned()
+
+    attach = encode((b"EVAL", _ATTACH, b"2", version_key, secret_key, b"%d" % VERSION))
     return [
         *introduction(),
-        *version_of(version_key),
+        (attach, attached),
+        (encode((b"GET", version_key)), _same_version),
         (lambda: encode((b"EVAL", GREET.text, b"1", fence_key, instant())), _fenced),
     ]
 

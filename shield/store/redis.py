@@ -21,7 +21,7 @@ from shield.store.block_log import BlockLog
 from shield.store.cluster import Cluster
 from shield.store.denials import Denials
 from shield.store.exchange import RedisExchange
-from shield.store.greeting import greeting
+from shield.store.greeting import UNVERSIONED, greeting
 from shield.store.heartbeat import Heartbeat
 from shield.store.holders import Holders
 from shield.store.instants import Instants
@@ -121,7 +121,13 @@ class RedisStore:
                 self._instants,
                 where=target.where,
                 forget=self._forget,
-                greeting=greeting(self._forms.version_key, fence_key(self._forms.naming), self._instants.wire),
+                greeting=greeting(
+                    self._forms.version_key,
+                    self._forms.own_key("secret"),
+                    fence_key(self._forms.naming),
+                    self._instants.wire,
+                    self._found_unversioned,
+                ),
                 breaker=breaker,
             )
         self._holders = Holders(self._servers.run, self._forms.naming, self._instants.wire, slack_ms=self._slack_ms)
@@ -153,9 +159,10 @@ class RedisStore:
         """Connects. An unreachable server is no error: steps fail until it is there. StoreError when it
         refuses us.
         """
+        self.warnings = ()
         await self._servers.open()
         if self._servers.up:
-            self.warnings = await self._inspect()
+            self.warnings += await self._inspect()
         await self._heart.start()
 
     async def close(self) -> None:
@@ -182,6 +189,9 @@ class RedisStore:
             **self._leases.stats(),
             "nodes": self._heart.nodes,
         }
+
+    def _found_unversioned(self) -> None:
+        self.warnings += (UNVERSIONED.format(key=self._forms.version_key.decode()),)
 
     async def _inspect(self) -> tuple[str, ...]:
         try:

@@ -60,6 +60,24 @@ async def test_states_of_another_layout_are_refused_clearly(server: Server) -> N
         assert await here.used("bucket") == 1
 
 
+async def test_states_without_a_layout_are_told_of_and_not_read(server: Server) -> None:
+    """A prefix that an older release has used: its secret is there, and its buckets, which are other keys."""
+    with server.client() as client:
+        client.set("old:~secret", b"s" * 32)
+        client.set("old:bucket:AAAAAAAAAAAAAAAAAAAAAA", b"\x11" + b"\0" * 32)
+        async with world(server.url, prefix="old") as here:
+            (warning,) = [one for one in here.store.warnings if "layout" in one]
+            assert "old:~version" in warning
+            assert await here.used("bucket") == 0
+            assert await here.store.shared_secret() == b"s" * 32
+        assert client.get("old:bucket:AAAAAAAAAAAAAAAAAAAAAA") == b"\x11" + b"\0" * 32
+        async with world(server.url, prefix="old") as here:
+            assert not [one for one in here.store.warnings if "layout" in one], "told once"
+        async with world(server.url, prefix="brand-new") as here:
+            await here.store.shared_secret()
+            assert not [one for one in here.store.warnings if "layout" in one]
+
+
 async def test_a_replica_is_not_asked(any_server: Server) -> None:
     """It would answer from what it last heard: a peek or a refusal is no write, so nothing else would stop it."""
     async with fake_server() as fake:
