@@ -176,12 +176,13 @@ class Wire:
     def _is_read(self) -> bool:
         return int.from_bytes(fcntl.ioctl(self._end, termios.TIOCOUTQ, bytes(4)), "little") == 0
 
-    def receive(self) -> bool:
-        """What is there, if it is in the mood; whether there was something."""
-        if self.closed or (self._moods is not None and self._moods.random() < 0.5):
+    def receive(self, *, at_last: bool = False) -> bool:
+        """What is there, or some of it if it is in the mood; whether there was something."""
+        lazy = self._moods is not None and not at_last
+        if self.closed or (lazy and self._moods.random() < 0.8):  # type: ignore[union-attr]
             return False
         try:
-            data = self._end.recv(1_000 if self._moods is not None else 1_000_000)
+            data = self._end.recv(300 if lazy else 1_000_000)
         except BlockingIOError:
             return False
         except ConnectionError:
@@ -196,7 +197,7 @@ class Wire:
         """Until all that can be answered is, and read here."""
         quiet = 0
         while quiet < 4 * QUIET_TURNS and not self.closed:
-            busy = self.receive() or not at_rest(connection) or self._is_waited_for(connection)
+            busy = self.receive(at_last=True) or not at_rest(connection) or self._is_waited_for(connection)
             quiet = 0 if busy else quiet + 1
             await asyncio.sleep(0)
 

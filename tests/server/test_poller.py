@@ -8,6 +8,7 @@ import re
 import select
 import socket
 import struct
+import tempfile
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -302,28 +303,32 @@ async def test_a_fault_of_our_own_ends_its_connection_and_no_other(monkeypatch: 
             peer.end.close()
 
 
-async def test_tls_stays_with_its_transport() -> None:
-    class Tls(asyncio.Transport):
-        def get_extra_info(self, name: str, default: Any = None) -> Any:
-            return {"socket": socket.socket(), "ssl_object": object()}.get(name, default)
+@pytest.mark.parametrize("tls", [True, False])
+async def test_tls_and_what_cannot_be_polled_stay_with_their_transports(tls: bool) -> None:
+    with tempfile.TemporaryFile() as file, socket.socket() as unconnected:
+        info = {"socket": unconnected, "ssl_object": object()} if tls else {"socket": file}
+        written: list[bytes] = []
 
-        def write(self, data: Any) -> None:
-            written.append(bytes(data))
+        class Other(asyncio.Transport):
+            def get_extra_info(self, name: str, default: Any = None) -> Any:
+                return info.get(name, default)
 
-        def is_closing(self) -> bool:
-            return False
+            def write(self, data: Any) -> None:
+                written.append(bytes(data))
 
-    written: list[bytes] = []
-    async with serving(POLICY) as server:
-        express = server.decisions.express
-        assert express is not None
-        reader = http_lane.Reader(express, asyncio.get_running_loop(), lambda _: None, lambda _, left: None)
-        reader.begin(Tls())
-        reader.ready = True
-        for _ in range(3):
-            reader.data_received(check("r"))
-        assert len(written) == 3
-        assert not reader.polled
+            def is_closing(self) -> bool:
+                return False
+
+        async with serving(POLICY) as server:
+            express = server.decisions.express
+            assert express is not None
+            reader = http_lane.Reader(express, asyncio.get_running_loop(), lambda _: None, lambda _, left: None)
+            reader.begin(Other())
+            reader.ready = True
+            for _ in range(3):
+                reader.data_received(check("r"))
+            assert len(written) == 3
+            assert not reader.polled
 
 
 @pytest.mark.parametrize(
