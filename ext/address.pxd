@@ -16,30 +16,32 @@ cdef struct Address:
     int size_bytes
 
 cdef inline bint read_v4(const char *data, Py_ssize_t size_bytes, uint8_t *out) noexcept nogil:
-    """Four decimal numbers up to 255 without leading zeros, as inet_pton takes them, in a fifth of its time."""
-    cdef Py_ssize_t i
-    cdef int number = -1, parts = 0
-    cdef char c
-    if size_bytes > 15:
-        return False
-    for i in range(size_bytes):
-        c = data[i]
-        if 48 <= c <= 57:
-            if number == 0:
+    """Four decimal numbers up to 255 without leading zeros, as inet_pton takes them, in a tenth of its time. Behind the data
+    there is a NUL byte, as behind every str."""
+    cdef Py_ssize_t i = 0
+    cdef int part
+    cdef unsigned int number, digit
+    for part in range(4):
+        if part > 0:
+            if data[i] != 46:
                 return False
-            number = (0 if number < 0 else number * 10) + c - 48
-            if number > 255:
-                return False
-        elif c == 46 and number >= 0 and parts < 3:
-            out[parts] = <uint8_t>number
-            parts += 1
-            number = -1
-        else:
+            i += 1
+        number = <unsigned int>data[i] - 48
+        if number > 9:
             return False
-    if parts != 3 or number < 0:
-        return False
-    out[3] = <uint8_t>number
-    return True
+        i += 1
+        digit = <unsigned int>data[i] - 48
+        if digit <= 9 and number > 0:
+            number = 10 * number + digit
+            i += 1
+            digit = <unsigned int>data[i] - 48
+            if digit <= 9:
+                number = 10 * number + digit
+                i += 1
+        if number > 255:
+            return False
+        out[part] = <uint8_t>number
+    return i == size_bytes
 
 cdef inline bint read_v6(const char *data, Py_ssize_t size_bytes, uint8_t *out) noexcept nogil:
     """Groups of hexadecimal digits, with "::" or without, in a third of inet_pton's time. False: ask that."""

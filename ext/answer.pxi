@@ -39,15 +39,18 @@ cdef Py_ssize_t room_for(Decision d, Texts *texts) except -1:
     cdef Py_ssize_t room_bytes = ANSWER_BYTES + room_for_charges(c)
     room_bytes += read_text(c.request_id, &texts.request_id) + read_text(d.receipt, &texts.receipt)
     room_bytes += read_text(d.detail, &texts.detail)  # its texts are the policy's, the charges' or constants
-    if c.would_refuse is not None:
-        room_bytes += SHADOW_NAME_BYTES * len(c.would_refuse)
-    if d.lease_handles is not None:
-        for handle in d.lease_handles:
-            room_bytes += 1 + read_text(handle, &lease)
-    if d.idempotency is not None or c.stored is not None:
-        d.idempotency_json = encode_json(None if d.idempotency is None else d.idempotency.as_dict())
-        d.response_json = encode_json(None if c.stored is None else c.stored.as_dict())
-        room_bytes += len(d.idempotency_json) + len(d.response_json)
+    if c.shadowed() is not None:
+        room_bytes += SHADOW_NAME_BYTES * len(c.shadowed())
+    cdef object stored = c.stored_answer()
+    cdef Attached attached = d.attached if stored is None else d.more()
+    if attached is None:
+        return room_bytes
+    for handle in attached.lease_handles or ():
+        room_bytes += 1 + read_text(handle, &lease)
+    if attached.idempotency is not None or stored is not None:
+        attached.idempotency_json = encode_json(None if attached.idempotency is None else attached.idempotency.as_dict())
+        attached.response_json = encode_json(None if stored is None else stored.as_dict())
+        room_bytes += len(attached.idempotency_json) + len(attached.response_json)
     return room_bytes
 
 
@@ -60,16 +63,17 @@ cdef char *put_decision(char *at, Decision d, const Texts *texts) except NULL:
     end = put_shadow(end, c)
     end = put_text(put(end, b'],"receipt":'), &texts.receipt)
     end = put(end, b',"leases":[')
-    if d.lease_handles is not None:
-        for handle in d.lease_handles:
+    cdef Attached attached = d.attached
+    if attached is not None and attached.lease_handles is not None:
+        for handle in attached.lease_handles:
             read_text(handle, &lease)
             end = put(put_text(end, &lease), b",")
         end -= 1
-    if d.idempotency_json is None:
+    if attached is None or attached.idempotency_json is None:
         end = put(end, b'],"idempotency":null,"response":null')
     else:
-        end = put_made(put(end, b'],"idempotency":'), d.idempotency_json)
-        end = put_made(put(end, b',"response":'), d.response_json)
+        end = put_made(put(end, b'],"idempotency":'), attached.idempotency_json)
+        end = put_made(put(end, b',"response":'), attached.response_json)
     if texts.detail.text != NULL:
         end = put_text(put(end, b',"detail":'), &texts.detail)
     return put(end, b"}")
@@ -173,8 +177,8 @@ cdef char *put_answer(char *at, Decision d, Charges c) noexcept:
 cdef char *put_shadow(char *at, Charges c) except NULL:
     """Names of the guards and limits in shadow mode that would have refused."""
     cdef char *start = at
-    if c.would_refuse is not None:
-        for name in c.would_refuse:
+    if c.shadowed() is not None:
+        for name in c.shadowed():
             raw = (<str>name).encode()
             at = put(at, b'"' if at == start else b',"')
             memcpy(at, <const char *>raw, len(raw))

@@ -5,7 +5,7 @@ cdef enum:
 cdef struct Charge:
     Hash128 hash
     Cell state           # after the step. concurrency: low = places in use, at_us = when enough of them expire
-    Cell *cell           # during a step in memory only
+    Packed *cell         # during a step in memory only: where it lies, unless it is shared
     int64_t cost
     int64_t end_us       # fixed window: its end
     int limit            # index into the policy's limits
@@ -62,6 +62,17 @@ cdef tuple NONCE_DETAILS = (
 
 
 @cython.final
+cdef class Aside:
+    """What few requests have. Each member that an object has of its own is made and cleared with it, every time."""
+
+    cdef object detail
+    cdef object stored
+    cdef bytes nonce_name       # the tenant behind its length, and the value; what the hash is of
+    cdef list would_refuse      # names of guards in shadow mode that would have refused
+    cdef list lease_ids         # per charge: an id where it may take a place, None elsewhere
+
+
+@cython.final
 @cython.freelist(64)
 cdef class Charges:
     """The buckets one request would take from and how much, and after the step what became of them.
@@ -74,10 +85,7 @@ cdef class Charges:
     cdef Charge *items
     cdef int n
     cdef int room
-    cdef Hash128 first_hash           # of the first limit's key, where it is known before the charges are collected
-    cdef int first_state
-    cdef uint8_t address[16]
-    cdef int address_bytes
+    cdef Address address              # in its canonical form
     cdef int64_t request_cost
     cdef int64_t request_bytes
     cdef int64_t graphql_cost         # of all its operations; 0 where it has none
@@ -90,16 +98,13 @@ cdef class Charges:
     cdef readonly int64_t now_us
     cdef int64_t shift_us             # what a wall clock that was set is ahead of now_us: `state` tells windows without it
     cdef readonly object reason
-    cdef readonly object detail
     cdef readonly int64_t retry_us    # for a `reason` that passes by itself: in how many microseconds. 0: it does not
     cdef bint has_nonce
     cdef bint of_tenant               # the nonce is a tenant's
     cdef Nonce nonce
     cdef Hash128 nonce_hash
-    cdef bytes nonce_name             # the tenant behind its length, and the value; what the hash is of
     cdef int nonce_verdict            # a NonceVerdict
     cdef bint nonce_unknown           # let through unseen, because the policy said so and the store was away
-    cdef list would_refuse            # names of guards in shadow mode that would have refused; None: none
     cdef bint asking                  # a peek: the step tells what fits and takes nothing
     cdef readonly bint admitted
     cdef bint taking                  # the step takes what fits: it is admitted, or an answer that was stored takes the nonce
@@ -108,8 +113,7 @@ cdef class Charges:
     cdef readonly bint has_leases
     cdef readonly object plan         # whose numbers hold: as stated, checked; None where it is absent
     cdef readonly object request_id
-    cdef list lease_ids               # per charge: an id where it may take a place, None elsewhere
-    cdef readonly object stored       # the answer that an idempotency key got the first time (shield.answer.StoredAnswer)
+    cdef Aside aside                  # None: there is nothing in it
 
     def __cinit__(self):
         self.items = take_block()
@@ -139,21 +143,49 @@ cdef class Charges:
 
     cdef inline Charge *add(self) noexcept:
         cdef Charge *charge = &self.items[self.n]
-        memset(charge, 0, sizeof(Charge))
+        charge.state.at_us = 0
+        charge.state.low = charge.state.high = 0
+        charge.end_us = 0
+        charge.cell = NULL
+        charge.verdict = charge.unknown = charge.newcomer = charge.shared = charge.rebased = charge.leased = 0
         self.n += 1
         return charge
 
     cdef int refuse(self, object reason, object detail) except -1:
         """The first refusal wins."""
         if self.reason is None:
-            self.reason, self.detail = reason, detail
+            self.reason = reason
+            self.more().detail = detail
         return 0
+
+    cdef Aside more(self):
+        if self.aside is None:
+            self.aside = Aside.__new__(Aside)
+        return self.aside
+
+    @property
+    def detail(self):
+        """What `reason` says in a sentence."""
+        return None if self.aside is None else self.aside.detail
+
+    @property
+    def stored(self):
+        """The answer that an idempotency key got the first time (shield.answer.StoredAnswer)."""
+        return self.stored_answer()
+
+    cdef inline object stored_answer(self):
+        return None if self.aside is None else self.aside.stored
+
+    cdef inline list shadowed(self):
+        """Names of guards in shadow mode that would have refused; None: none."""
+        return None if self.aside is None else self.aside.would_refuse
 
     cdef int shadow_refusal(self, str guard) except -1:
         """A guard in shadow mode would have refused."""
-        if self.would_refuse is None:
-            self.would_refuse = []
-        self.would_refuse.append(guard)
+        cdef Aside aside = self.more()
+        if aside.would_refuse is None:
+            aside.would_refuse = []
+        aside.would_refuse.append(guard)
         return 0
 
     cdef int keep_penalties(self) except -1:
@@ -186,8 +218,8 @@ cdef class Charges:
         cdef bint first = self.reason is None
         # A nonce comes before what this is refused for, and is taken with an answer that was stored.
         cdef bint nonced = first and self.has_nonce
-        if first:
-            self.stored = stored
+        if first and stored is not None:
+            self.more().stored = stored
         self.refuse(reason, detail)
         self.retry_us = retry_us
         if nonced and stored is not None:
@@ -213,10 +245,11 @@ cdef class Charges:
         the system for randomness lets other threads run."""
         cdef int i
         cdef str digits
-        if self.lease_ids is None:
+        cdef Aside aside = self.more()
+        if aside.lease_ids is None:
             digits = os.urandom(8 * self.n).hex()
-            self.lease_ids = [digits[16 * i : 16 * i + 16] for i in range(self.n)]
-        return self.lease_ids
+            aside.lease_ids = [digits[16 * i : 16 * i + 16] for i in range(self.n)]
+        return aside.lease_ids
 
     def lease_id(self, int i):
         """The id under which charge `i` would hold its places: 16 hex digits."""
@@ -347,11 +380,16 @@ cdef class Charges:
         """All or nothing: admitted when every enforced charge fits and no guard refused."""
         cdef int i
         cdef u128 wait_us
-        if self.nonce_verdict != NONCE_FRESH:
-            self.reason, self.stored = <str>NONCE_REASONS[self.nonce_verdict], None
-        elif self.stored is not None and self.nonces_are_many():
+        cdef bint answered = self.aside is not None and self.aside.stored is not None
+        if answered and self.nonce_verdict == NONCE_FRESH and self.nonces_are_many():
             self.refusal_wait_of(&self.items[0], &wait_us)
-            self.reason, self.stored, self.retry_us = "store_full", None, <int64_t>wait_us
+            self.reason, self.retry_us = "store_full", <int64_t>wait_us
+            answered = False
+        if self.nonce_verdict != NONCE_FRESH:
+            self.reason = <str>NONCE_REASONS[self.nonce_verdict]
+            answered = False
+        if not answered and self.aside is not None:
+            self.aside.stored = None
         self.admitted = self.reason is None
         self.degraded |= self.nonce_unknown
         for i in range(self.n):
@@ -360,7 +398,7 @@ cdef class Charges:
             if self.items[i].unknown:
                 self.degraded = True
         self.admitted &= not self.asking
-        self.taking = self.admitted or (self.stored is not None and self.has_nonce)
+        self.taking = self.admitted or (answered and self.has_nonce)
         return 0
 
     cdef bint lacks_store_for_nonce(self) noexcept:
@@ -410,7 +448,7 @@ cdef class Charges:
         where the step has no nonce to take."""
         if not self.has_nonce:
             return None
-        return self.nonce_name, self.nonce.stamp_us, self.nonce.window_us, self.nonce.skew_us
+        return self.aside.nonce_name, self.nonce.stamp_us, self.nonce.window_us, self.nonce.skew_us
 
     # ---- reading the outcome ----------------------------------------------------------------------------------------
 

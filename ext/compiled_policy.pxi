@@ -11,12 +11,6 @@ cdef extern from "Python.h":
 cdef extern from "structmember.h":
     int T_OBJECT_EX
 
-cdef extern from "arpa/inet.h":
-    int inet_pton(int family, const char *text, void *address) nogil
-    enum:
-        AF_INET
-        AF_INET6
-
 cdef enum CostKind:
     COST_FIXED = 0
     COST_REQUEST = 1
@@ -57,7 +51,20 @@ cdef struct CompiledLimit:
 
 cdef struct KeyGroup:
     int size
+    int first                          # the first limit that counts by it
+    int plain                          # all its fields are texts that are hashed as they stand, by their slots
     int fields[MAX_KEY_FIELDS]
+    Py_ssize_t slots[MAX_KEY_FIELDS]   # where in a request a text lies that is hashed as it stands; 0: the field is read otherwise
+
+cdef enum HashState:
+    HASH_UNKNOWN = 0     # not looked at
+    HASH_KNOWN = 1
+    HASH_ABSENT = 2      # a field is absent
+    HASH_MALFORMED = 3   # a field is malformed, and the request refused for it
+
+cdef struct KeyHashes:
+    Hash128 of[FAST_GROUPS]
+    int states[FAST_GROUPS]
 
 # What every request is asked for, whatever the policy says; a policy's key fields come behind them.
 cdef enum Fact:
@@ -124,7 +131,6 @@ cdef class CompiledPolicy:
     cdef bint size_shadows       # these guards only tell what they would have refused
     cdef bint graphql_shadows
     cdef bint any_calendar
-    cdef bint begins_plain       # every request meets the first limit, whose key has texts of the request alone
     cdef int n_told               # how many of the limits are the policy's own
     cdef bint replay              # nonces are looked at
     cdef bint nonce_required
@@ -166,10 +172,6 @@ cdef class CompiledPolicy:
             raise MemoryError
         for i in range(self.n_limits):
             self.compile(i, self.limits[i], groups)
-        self.begins_plain = select is None and self.n_groups > 0
-        for i in range(self.groups[0].size):
-            if self.is_attribute[self.groups[0].fields[i]] or self.groups[0].fields[i] in (self.ip_field, self.path_field):
-                self.begins_plain = False
         self.wording = Wording(self.limits, [self.items_of(i) for i in range(self.n_limits)])
         self.overrides = list(overrides) if overrides is not None else None
         self.under, self.known_plans = under, {plan for limit in self.limits for plan in limit.plans}
@@ -207,6 +209,7 @@ cdef class CompiledPolicy:
         self.any_calendar |= limit.align is not None
         if limit.key not in groups:
             groups[limit.key] = self.n_groups
+            self.groups[self.n_groups].first = i
             self.add_group(limit.key)
         c.group = groups[limit.key]
         return 0
@@ -255,7 +258,21 @@ cdef class CompiledPolicy:
                     member = (<PyMemberDescrObject *><PyObject *>descriptor).d_member
                     if member.type == T_OBJECT_EX:
                         self.offsets[i] = member.offset
+        for i in range(self.n_groups):
+            self.learn_key(&self.groups[i])
         self.request_type = cls
+        return 0
+
+    cdef int learn_key(self, KeyGroup *g) except -1:
+        cdef int i, field
+        g.plain = g.size > 0
+        for i in range(g.size):
+            field = g.fields[i]
+            g.slots[i] = 0
+            if FACT_KEYS + field < MAX_FACTS and not self.is_attribute[field] and field not in (self.ip_field, self.path_field):
+                g.slots[i] = self.offsets[FACT_KEYS + field]
+            if g.slots[i] == 0:
+                g.plain = False
         return 0
 
     cdef inline object fact(self, object request, int i):
@@ -267,21 +284,31 @@ cdef class CompiledPolicy:
                 return <object>value
         return getattr(request, FACTS[i] if i < FACT_KEYS else self.fields[i - FACT_KEYS])
 
+    cdef inline const char *plain(self, object request, Py_ssize_t slot, Py_ssize_t *size_bytes) noexcept:
+        """The bytes of a text that lies in this slot, not empty and plain ASCII; NULL: it is to be read otherwise."""
+        cdef const char *data
+        if slot == 0:
+            return NULL
+        data = ascii_at((<PyObject **>(<char *><PyObject *>request + slot))[0], size_bytes)
+        return data if data != NULL and size_bytes[0] > 0 else NULL
+
     cdef inline bint lacks(self, object request, int i) noexcept:
         """The fact is surely None, as most are: a look at its slot. False: read it."""
         return self.offsets[i] > 0 and (<PyObject **>(<char *><PyObject *>request + self.offsets[i]))[0] == <PyObject *>None
 
     cdef Charges plan(self, object request, const KeyTable *ahead, const Slots *mapped):
         """`ahead` or `mapped`: the table whose cells are fetched while planning goes on, or NULL."""
-        cdef Charges charges = Charges.__new__(Charges)
         cdef tuple matched = self.everything
         cdef object reason
+        cdef KeyHashes hashes
         if type(request) is not self.request_type:
             self.learn(type(request))
+        memset(hashes.states, HASH_UNKNOWN, sizeof(hashes.states))
+        if self.select is None:
+            self.begin(request, &hashes, ahead, mapped)
+        cdef Charges charges = Charges.__new__(Charges)
         charges.policy = self
         charges.request = request
-        if self.begins_plain:
-            self.begin(charges, request, ahead, mapped)
         charges.request_cost = 1
         if not self.lacks(request, FACT_COST):
             charges.request_cost = self.request_int(charges, self.fact(request, FACT_COST), "cost", 1)
@@ -320,29 +347,43 @@ cdef class CompiledPolicy:
             self.read_price(charges, request)
         if guarded and not charges.has_nonce and self.nonce_required:
             charges.refuse("nonce_missing", "nonce: absent, and this policy requires one")
-        self.collect(charges, request, matched, ahead, mapped)
+        self.collect(charges, request, matched, &hashes, ahead, mapped)
         return charges
 
-    cdef inline int begin(self, Charges charges, object request, const KeyTable *ahead, const Slots *mapped) except -1:
-        """Hashes the first limit's key before all else and has its cell fetched: that takes as long as the rest of a plan.
-        What is no plain text is left to be seen in its turn."""
-        cdef KeyGroup *g = &self.groups[0]
-        cdef Hash128 *h = &charges.first_hash
+    cdef int begin(self, object request, KeyHashes *hashes, const KeyTable *ahead, const Slots *mapped) noexcept:
+        """Where every limit is met: hashes the keys that are plain texts before all else, one beside the other, and has their
+        cells fetched, which takes as long as the rest of a plan. What is not as expected is left to be seen in its turn."""
+        cdef KeyGroup *g
+        cdef Hash128 *h
+        cdef Sip sip
+        cdef const char *data = NULL
         cdef Py_ssize_t size_bytes
-        cdef int i
-        for i in range(g.size):
-            if ascii_of(self.fact(request, FACT_KEYS + g.fields[i]), &size_bytes) == NULL or size_bytes == 0:
-                return 0
-        charges.first_state = self.hash_group(charges, request, 0, h)
-        if ahead != NULL:
-            table_prefetch(ahead, h.a ^ self.items[0].seed.a)
-        elif mapped != NULL:
-            prefetch_slot(home_slot(mapped, h.a ^ self.items[0].seed.a))
+        cdef uint64_t lengths
+        cdef int i, group
+        for group in range(min(self.n_groups, FAST_GROUPS)):
+            g = &self.groups[group]
+            if not g.plain:
+                continue
+            h = &hashes.of[group]
+            lengths = 0
+            sip_start(&sip, self.registry.k0, self.registry.k1)
+            for i in range(g.size):
+                data = self.plain(request, g.slots[i], &size_bytes)
+                if data == NULL:
+                    break
+                sip_field(&sip, i, data, size_bytes, &lengths)
+            if data == NULL:
+                continue
+            h[0] = sip_end(&sip, lengths)
+            hashes.states[group] = HASH_KNOWN
+            if ahead != NULL:
+                table_prefetch(ahead, h.a ^ self.items[g.first].seed.a)
+            elif mapped != NULL:
+                prefetch_slot(home_slot(mapped, h.a ^ self.items[g.first].seed.a))
         return 0
 
-    cdef int collect(self, Charges charges, object request, tuple matched, const KeyTable *ahead, const Slots *mapped) except -1:
-        cdef Hash128 hashes[FAST_GROUPS]
-        cdef int states[FAST_GROUPS]      # per group: 0 not looked at, 1 hashed, 2 a field is absent, 3 a field is malformed
+    cdef int collect(self, Charges charges, object request, tuple matched, KeyHashes *hashes, const KeyTable *ahead,
+                     const Slots *mapped) except -1:
         cdef Hash128 slow_hash
         cdef Hash128 *h
         cdef int i, state
@@ -351,24 +392,21 @@ cdef class CompiledPolicy:
         cdef CompiledLimit *c
         cdef Charge *charge
         charges.reserve(n_matched)
-        memset(states, 0, sizeof(states))
-        states[0] = charges.first_state
-        hashes[0] = charges.first_hash
         for k in range(n_matched):
             i = <int>k if every else matched[k]
             c = &self.items[i]
             if c.nonces != 0 and (not charges.has_nonce or (c.nonces == 2) == charges.of_tenant):
                 continue
             if c.group < FAST_GROUPS:
-                h = &hashes[c.group]
-                state = states[c.group]
-                if state == 0:
-                    state = states[c.group] = self.hash_group(charges, request, c.group, h)
+                h = &hashes.of[c.group]
+                state = hashes.states[c.group]
+                if state == HASH_UNKNOWN:
+                    state = hashes.states[c.group] = self.hash_group(charges, request, c.group, h)
             else:
                 h = &slow_hash
                 state = self.hash_group(charges, request, c.group, h)
-            if state != 1:
-                if state == 2 and c.deny_missing and c.enforced and charges.reason is None:
+            if state != HASH_KNOWN:
+                if state == HASH_ABSENT and c.deny_missing and c.enforced and charges.reason is None:
                     charges.refuse("missing", f"{self.absent(request, i)}: needed by limit {self.limits[i].name}")
                 continue
             charge = charges.add()
@@ -442,9 +480,10 @@ cdef class CompiledPolicy:
             charges.refuse("invalid", malformed("tenant", error))
             return 0
         # Another tenant's nonce is another nonce, whatever stands in either.
-        charges.nonce_name = (<uint32_t>len(tenant)).to_bytes(4, "little") + tenant + value.encode()
+        cdef bytes name = (<uint32_t>len(tenant)).to_bytes(4, "little") + tenant + value.encode()
+        charges.more().nonce_name = name
         charges.nonce_hash = never_zero(siphash128(
-            <const uint8_t *><const char *>charges.nonce_name, len(charges.nonce_name), self.registry.k0, self.registry.k1))
+            <const uint8_t *><const char *>name, len(name), self.registry.k0, self.registry.k1))
         charges.has_nonce = True
         return 0
 
@@ -520,34 +559,12 @@ cdef class CompiledPolicy:
 
     cdef int read_address(self, Charges charges, object text) except -1:
         """The address in its canonical form: 4 bytes, or the first ipv6_prefix bits of 16; mapped IPv4 is IPv4."""
-        cdef const char *data
-        cdef Py_ssize_t size_bytes, whole
-        cdef uint8_t *a = charges.address
         if text is None:
             return 0
         if not PyUnicode_Check(text):
             charges.refuse("invalid", f"ip: expected an address as text, not {type(text).__name__}")
-            return 0
-        data = ascii_of(text, &size_bytes)
-        if data != NULL and size_bytes == 0:
-            return 0
-        # 45 characters hold any address; inet_pton would stop at a NUL byte and believe what came before.
-        if data != NULL and size_bytes <= 45 and memchr(data, 0, size_bytes) == NULL:
-            if inet_pton(AF_INET, data, a) == 1:
-                charges.address_bytes = 4
-                return 0
-            if inet_pton(AF_INET6, data, a) == 1:
-                charges.address_bytes = 16
-                if memcmp_mapped(a):
-                    memcpy(a, a + 12, 4)
-                    charges.address_bytes = 4
-                    return 0
-                whole = self.ipv6_prefix // 8
-                if whole < 16:
-                    a[whole] = a[whole] & <uint8_t>(0xFF00 >> (self.ipv6_prefix % 8))
-                    memset(a + whole + 1, 0, 15 - whole)
-                return 0
-        charges.refuse("invalid", "ip: not an IPv4 or IPv6 address")
+        elif read_address(text, self.ipv6_prefix, &charges.address) < 0:
+            charges.refuse("invalid", "ip: not an IPv4 or IPv6 address")
         return 0
 
     cdef object value_of(self, object request, int field):
@@ -577,52 +594,34 @@ cdef class CompiledPolicy:
         return str(value) if isinstance(value, (int, float)) else value
 
     cdef int hash_group(self, Charges charges, object request, int group, Hash128 *h) except -1:
-        """Hashes the key fields. The state for collect.
-
-        Each field fills its last word up with zeros, and behind every second field, and the last, comes a word with the
-        lengths of the two: read backwards that says where each began, so no two different keys have the same words.
-        """
+        """Hashes the key fields. A HashState."""
         cdef KeyGroup *g = &self.groups[group]
         cdef Sip sip
         cdef const char *data
         cdef Py_ssize_t size_bytes
-        cdef uint64_t part, lengths = 0
+        cdef uint64_t lengths = 0
         cdef int i
         cdef object value
         sip_start(&sip, self.registry.k0, self.registry.k1)
         for i in range(g.size):
-            if g.fields[i] == self.ip_field:
-                if charges.address_bytes == 0:
-                    return 2
-                data = <const char *>charges.address
-                size_bytes = charges.address_bytes
-            else:
-                value = None
-                if not self.is_attribute[g.fields[i]] and g.fields[i] != self.path_field:
-                    value = self.fact(request, FACT_KEYS + g.fields[i])
+            data = self.plain(request, g.slots[i], &size_bytes)
+            if data == NULL and g.fields[i] == self.ip_field:
+                if charges.address.size_bytes == 0:
+                    return HASH_ABSENT
+                data = <const char *>charges.address.bytes
+                size_bytes = charges.address.size_bytes
+            elif data == NULL:
+                try:
+                    value = self.value_of(request, g.fields[i])
                     if value is None:
-                        return 2
-                data = ascii_of(value, &size_bytes)
-                if data != NULL and size_bytes == 0:
-                    return 2
-                if data == NULL:
-                    try:
-                        value = self.value_of(request, g.fields[i])
-                        if value is None:
-                            return 2
-                        data = PyUnicode_AsUTF8AndSize(value, &size_bytes)
-                    except (TypeError, ValueError) as error:
-                        charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
-                        return 3
-            if i > 0 and i % 2 == 0:
-                sip_word(&sip, lengths)
-                lengths = 0
-            part = sip_words(&sip, <const uint8_t *>data, <size_t>size_bytes)
-            if size_bytes % 8:
-                sip_word(&sip, part)
-            lengths |= <uint64_t><uint32_t>size_bytes << (32 * (i % 2))
+                        return HASH_ABSENT
+                    data = PyUnicode_AsUTF8AndSize(value, &size_bytes)
+                except (TypeError, ValueError) as error:
+                    charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
+                    return HASH_MALFORMED
+            sip_field(&sip, i, data, size_bytes, &lengths)
         h[0] = sip_end(&sip, lengths)
-        return 1
+        return HASH_KNOWN
 
     cdef object partition(self, Charges charges, int group):
         """The key's canonical bytes, or the state that says why there are none."""
@@ -632,18 +631,18 @@ cdef class CompiledPolicy:
         cdef object value
         for i in range(g.size):
             if g.fields[i] == self.ip_field:
-                if charges.address_bytes == 0:
-                    return 2
-                value = (<char *>charges.address)[:charges.address_bytes]
+                if charges.address.size_bytes == 0:
+                    return HASH_ABSENT
+                value = (<char *>charges.address.bytes)[:charges.address.size_bytes]
             else:
                 try:
                     value = self.value_of(charges.request, g.fields[i])
                     if value is None:
-                        return 2
+                        return HASH_ABSENT
                     value = value.encode()
                 except (TypeError, ValueError) as error:
                     charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
-                    return 3
+                    return HASH_MALFORMED
             parts.append((<uint32_t>len(value)).to_bytes(4, "little"))
             parts.append(value)
         return b"".join(parts)
@@ -682,7 +681,7 @@ cdef class CompiledPolicy:
             if isinstance(key, bytes):
                 shown = ", ".join(f"{name}={self.shown(charges, request, name)}" for name in limit.key)
                 out.append((True, "matches", shown))
-            elif key == 2:
+            elif key == HASH_ABSENT:
                 out.append((False, f"{self.absent_shown(charges, request, i)} is absent (missing = \"{limit.missing}\")", None))
             else:
                 out.append((False, charges.detail, None))
@@ -696,13 +695,29 @@ cdef class CompiledPolicy:
 
     cdef object shown(self, Charges charges, object request, str name):
         if name == "ip":
-            if charges.address_bytes == 0:
+            if charges.address.size_bytes == 0:
                 return None
-            raw = (<char *>charges.address)[:charges.address_bytes]
+            raw = (<char *>charges.address.bytes)[:charges.address.size_bytes]
             import ipaddress
             text = str(ipaddress.ip_address(raw))
             return f"{text}/{self.ipv6_prefix}" if len(raw) == 16 else text
         return self.value_of(request, self.fields.index(name))
+
+
+cdef inline void sip_field(Sip *sip, int i, const char *data, Py_ssize_t size_bytes, uint64_t *lengths) noexcept nogil:
+    """Takes in field `i` of a key; its `lengths` begin with 0, and end the hash.
+
+    Each field fills its last word up with zeros, and behind every second field, and the last, comes a word with the
+    lengths of the two: read backwards that says where each began, so no two different keys have the same words.
+    """
+    cdef uint64_t part
+    if i > 0 and i % 2 == 0:
+        sip_word(sip, lengths[0])
+        lengths[0] = 0
+    part = sip_words(sip, <const uint8_t *>data, <size_t>size_bytes)
+    if size_bytes % 8:
+        sip_word(sip, part)
+    lengths[0] |= <uint64_t><uint32_t>size_bytes << (32 * (i % 2))
 
 
 cdef int64_t NO_STAMP = -(<int64_t>1 << 62)
@@ -720,15 +735,6 @@ cdef int64_t stamp_of(object seconds) except? -1:
     if isinstance(seconds, int):
         return <int64_t>seconds * 1_000_000
     return <int64_t>(<object>(seconds * 1e6)).__floor__()
-
-
-cdef inline bint memcmp_mapped(const uint8_t *a) noexcept nogil:
-    """::ffff:a.b.c.d"""
-    cdef int i
-    for i in range(10):
-        if a[i] != 0:
-            return False
-    return a[10] == 0xFF and a[11] == 0xFF
 
 
 cdef str malformed(str field, object error):

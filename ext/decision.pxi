@@ -21,8 +21,8 @@ cdef Decision decide(Charges charges):
         d.reason = charges.reason if charges.reason is not None else denial(charges)
         if d.reason is LIMIT:
             d.status = 429
-        elif charges.stored is not None:
-            d.status = charges.stored.shown_status
+        elif charges.stored_answer() is not None:
+            d.status = charges.stored_answer().shown_status
         else:
             d.status = STATUS_OF[d.reason]
     return d
@@ -50,6 +50,17 @@ cdef str denial(Charges charges):
 
 
 @cython.final
+cdef class Attached:
+    """What follows few decisions."""
+
+    cdef object receipt
+    cdef object idempotency
+    cdef list lease_handles
+    cdef bytes idempotency_json         # the two members as an answer has them, once one was written; None: both are null
+    cdef bytes response_json
+
+
+@cython.final
 @cython.freelist(64)
 cdef class Decision:
     """The whole answer for one request. True as a condition when allowed. All but the verdict is computed when read.
@@ -61,11 +72,7 @@ cdef class Decision:
     cdef readonly bint allowed
     cdef readonly int status
     cdef readonly str reason
-    cdef readonly object receipt
-    cdef readonly object idempotency    # shield.answer.Ownership, where this request now owns its idempotency key; else None
-    cdef list lease_handles
-    cdef bytes idempotency_json         # the two members as an answer has them, once one was written; None: both are null
-    cdef bytes response_json
+    cdef Attached attached                  # None: there is nothing in it
 
     def __init__(self, Charges charges not None):
         if charges.policy is None:
@@ -81,12 +88,28 @@ cdef class Decision:
 
     def attach(self, receipt, leases):
         """For the facade: the handles for what comes after this decision."""
-        self.receipt = receipt
-        self.lease_handles = list(leases) or None
+        cdef Attached attached = self.more()
+        attached.receipt = receipt
+        attached.lease_handles = list(leases) or None
 
     def own(self, idempotency):
         """For the facade: the request owns its idempotency key, and has to say what became of it."""
-        self.idempotency = idempotency
+        self.more().idempotency = idempotency
+
+    cdef Attached more(self):
+        if self.attached is None:
+            self.attached = Attached.__new__(Attached)
+        return self.attached
+
+    @property
+    def receipt(self):
+        """The handle for what comes after this decision; None where nothing can."""
+        return None if self.attached is None else self.attached.receipt
+
+    @property
+    def idempotency(self):
+        """shield.answer.Ownership, where this request now owns its idempotency key; else None."""
+        return None if self.attached is None else self.attached.idempotency
 
     @property
     def has_sequel(self):
@@ -130,12 +153,12 @@ cdef class Decision:
     @property
     def leases(self):
         """Handles of the concurrency places this request holds; give them to `release`."""
-        return list(self.lease_handles) if self.lease_handles is not None else []
+        return list(self.attached.lease_handles or ()) if self.attached is not None else []
 
     @property
     def response(self):
         """For `idempotency_replay`: the answer that the key got the first time."""
-        return self.charges.stored
+        return self.charges.stored_answer()
 
     @property
     def violated(self):
@@ -145,9 +168,8 @@ cdef class Decision:
     @property
     def shadow(self):
         """Names of the guards and limits in shadow mode that would have refused."""
-        if self.charges.would_refuse is not None:
-            return [*self.charges.would_refuse, *self.refusing(0)]
-        return self.refusing(0)
+        cdef list guards = self.charges.shadowed()
+        return self.refusing(0) if guards is None else [*guards, *self.refusing(0)]
 
     cdef list refusing(self, int enforced):
         cdef int i

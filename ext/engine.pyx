@@ -22,8 +22,9 @@ from cpython.pycapsule cimport PyCapsule_New
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
-from libc.string cimport memchr, memcpy, memmove, memset
+from libc.string cimport memcpy, memmove, memset
 
+from address cimport Address, read_address
 from decided cimport DECIDED, Decided
 from fence cimport (
     NONCE_EARLY, NONCE_FRESH, NONCE_FULL, NONCE_GONE, NONCE_SEEN, NONCE_STALE, NONCE_UNAVAILABLE, Fence, Nonce, fence_widen,
@@ -31,10 +32,11 @@ from fence cimport (
 )
 from keys cimport (
     MAX_COST_BITS, PyBool_Check, PyLong_AsLongLongAndOverflow, PyLong_Check, PyUnicode_AsUTF8AndSize, PyUnicode_Check,
-    PyUnicode_GET_LENGTH, ascii_of, never_zero, read_clock,
+    PyUnicode_GET_LENGTH, ascii_at, ascii_of, never_zero, read_clock,
 )
 from keytable cimport (
-    SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, table_close, table_find, table_insert, table_open, table_prefetch, table_sweep,
+    NUMBERS_BITS, SWEEP_SLOTS, SWEEP_SLOTS_FULL, Packed, KeyTable, packed_at, unpack, pack, pack_until, table_close, table_find,
+    table_insert, table_open, table_prefetch, table_sweep,
 )
 from level cimport (
     CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, UNTIL, Cell, Numbers, bucket_touch, cur_of, fits, forgettable, fresh, give_back,

@@ -2,6 +2,7 @@
 """From Python values to the plain integers that the core counts with."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsEncodedString
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from siphash cimport Hash128, siphash128
@@ -40,6 +41,12 @@ cdef inline const char *ascii_of(object text, Py_ssize_t *size_bytes) noexcept:
         return <const char *>PyUnicode_DATA(text)
     return NULL
 
+cdef inline const char *ascii_at(PyObject *text, Py_ssize_t *size_bytes) noexcept:
+    """The same of a borrowed reference, which may be NULL."""
+    if text == NULL:
+        return NULL
+    return ascii_of(<object>text, size_bytes)
+
 cdef inline int hash_key(object key, uint64_t k0, uint64_t k1, Hash128 *h) except -1:
     """Hashes the key's bytes (UTF-8 of a str; any str has some, lone surrogates included)."""
     cdef const char *data
@@ -69,8 +76,8 @@ cdef inline int hash_other_key(object key, uint64_t k0, uint64_t k1, Hash128 *h)
     return 0
 
 cdef inline Hash128 never_zero(Hash128 h) noexcept nogil:
-    """All zeros marks an empty slot."""
-    if h.a == 0 and h.b == 0:
+    """A zero first word marks an empty slot."""
+    if h.a == 0:
         h.a = 1
     return h
 

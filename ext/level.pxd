@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The algorithms, as inline functions over one 40-byte cell.
+"""The algorithms, as inline functions over one cell.
 
 The law of this file: a cell holds units used and an instant, never a number of the policy; numbers are applied when it
 is touched. Every function takes `now_us` (whole microseconds, never negative) and works on a copy of the state, so
@@ -21,8 +21,6 @@ cdef enum Algorithm:
     CONCURRENCY = 4
 
 cdef struct Cell:
-    uint64_t hash_a      # both zero: an empty slot
-    uint64_t hash_b
     int64_t at_us
     uint64_t low         # token bucket: level ticks, low 64 bits. windows: cur | prev << 32
     uint32_t high        # token bucket: level ticks, bits 64 to 95

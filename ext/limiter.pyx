@@ -13,7 +13,8 @@ from libc.string cimport memset
 
 from keys cimport cost_of, hash_key, read_clock
 from keytable cimport (
-    SWEEP_SLOTS, SWEEP_SLOTS_FULL, KeyTable, table_close, table_find, table_insert, table_open, table_prefetch, table_sweep,
+    SWEEP_SLOTS, SWEEP_SLOTS_FULL, Packed, KeyTable, unpack, pack, table_close, table_find, table_insert, table_open, table_prefetch,
+    table_sweep,
 )
 from level cimport (
     SLIDING_WINDOW, TOKEN_BUCKET, Cell, Numbers, fits, fresh, remaining, reset_after, retry_after, take, touch,
@@ -90,10 +91,10 @@ cdef class KeyedLimiter:
 
     cdef bint ask(self, const Hash128 *h, int64_t cost, int64_t now_us, bint commit, Cell *after) noexcept:
         """One step: the verdict, and in `after`, unless it is NULL, the key's cell after it."""
-        cdef Cell *cell = table_find(&self.table, h.a, h.b)
+        cdef Packed *cell = table_find(&self.table, h.a, h.b)
         cdef Cell state  # local, so that it lives in registers
-        cdef bint rebased = False, allowed, newcomer = cell == NULL
-        if newcomer:
+        cdef bint rebased = False, allowed, shares = False
+        if cell == NULL:
             if self.table.count >= self.table.max_cells:
                 table_sweep(&self.table, &self.numbers, now_us, SWEEP_SLOTS_FULL)
             if self.table.count >= self.table.max_cells:
@@ -101,21 +102,23 @@ cdef class KeyedLimiter:
                     if after != NULL:
                         fresh(after, &self.numbers, now_us)
                     return cost == 0 or (self.when_full == ALLOW and cost <= self.numbers.limit)
-                cell = &self.shared
-                newcomer = False
+                shares = True
         # A bucket of one's own starts at the level of the shared one: whoever spent there is not forgiven.
-        state = self.shared if cell == NULL else cell[0]
+        if cell == NULL:
+            state = self.shared
+        else:
+            unpack(cell, &state)
         rebased = touch(&state, &self.numbers, &self.numbers, now_us)
         allowed = fits(&state, &self.numbers, cost, now_us)
         if commit and cost > 0 and (allowed or rebased):
             if allowed:
                 take(&state, &self.numbers, cost)
-            if newcomer:
-                cell = table_insert(&self.table, h.a, h.b)
-            cell.at_us = state.at_us
-            cell.low = state.low
-            cell.high = state.high
-            if newcomer:
+            if shares:
+                self.shared = state
+            elif cell != NULL:
+                pack(cell, &state)
+            else:
+                pack(table_insert(&self.table, h.a, h.b), &state)
                 table_sweep(&self.table, &self.numbers, now_us, SWEEP_SLOTS)
         if after != NULL:
             after[0] = state

@@ -1,9 +1,10 @@
 cdef enum:
-    # Every change of numbers adds an entry of 80 bytes: more than this many and something reloads in a loop.
-    MAX_NUMBERS = 1 << 20
+    # Every change of numbers adds an entry of 80 bytes: more than this many and something reloads in a loop. Cells name
+    # theirs in as many bits.
+    MAX_NUMBERS = 1 << NUMBERS_BITS
 
-    # Limits that count by the same key keep up to this many of its cells side by side, in two or three cache lines and one
-    # page: finding the second costs next to nothing. More would make runs of cells that are long to walk.
+    # Limits that count by the same key keep up to this many of its cells side by side, two to a cache line: finding the second
+    # costs next to nothing. More would make runs of cells that are long to walk.
     NEIGHBOURS = 4
 
 # No calendar window is longer: a day with the clocks set back is 25 hours, a zone that crosses the date line repeats one.

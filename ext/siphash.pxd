@@ -1,7 +1,8 @@
 # cython: language_level=3
 """SipHash-1-3 with 128-bit output (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012; 128-bit variant from
 the authors' reference, `siphash.c`; 1 and 3 rounds as CPython, Rust and Ruby hash their tables with). Keyed with a random secret, so that nobody outside can aim two keys at one place, and
-128 bits, so that two keys never share a bucket by chance (2^-64 at 2^32 live keys); the key's own bytes are not kept."""
+wide enough that two keys never share a bucket by chance, though tables keep fewer bits of it (keytable.pxd, slots.pxd); the
+key's own bytes are not kept."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy

@@ -10,18 +10,21 @@ cdef struct FullCounts:
 
 cdef inline void judge(Charge *charge, const Cell *source, const Numbers *written, const Numbers *n, int64_t now_us) noexcept:
     """Brings a copy of `source`, written under the numbers `written`, to now and asks it; NULL: there is nothing written yet."""
-    charge.state = source[0]
-    charge.rebased = False
+    cdef Cell state  # in registers: compilers do not know that `n` lies elsewhere than `charge`
+    cdef bint rebased = False
+    state = source[0]
     if written == NULL:
-        fresh(&charge.state, n, now_us)
+        fresh(&state, n, now_us)
     else:
-        charge.rebased = touch(&charge.state, written, n, now_us)
-    charge.state.numbers = charge.numbers
-    charge.end_us = charge.state.at_us + n.window_us
-    if n.calendar:
-        charge.end_us = n.end_us if charge.state.at_us == n.start_us else 0  # 0: looked up when it is read
-    if charge.verdict == FITS and not fits(&charge.state, n, charge.cost, now_us):
+        rebased = touch(&state, written, n, now_us)
+    if charge.verdict == FITS and not fits(&state, n, charge.cost, now_us):
         charge.verdict = OVER
+    charge.end_us = state.at_us + n.window_us
+    if n.calendar:
+        charge.end_us = n.end_us if state.at_us == n.start_us else 0  # 0: looked up when it is read
+    charge.rebased = rebased
+    state.numbers = charge.numbers
+    charge.state = state
 
 
 cdef inline bint stand_in(Charge *charge, const CompiledLimit *c) noexcept:
@@ -36,13 +39,13 @@ cdef inline bint stand_in(Charge *charge, const CompiledLimit *c) noexcept:
 
 cdef inline bint without_room(Charge *charge, const CompiledLimit *c, const Numbers *n, FullCounts *counts) noexcept:
     """A newcomer that has no room (`when_full`). True when it shares a bucket with the others."""
-    if charge.cost > n.limit:
-        charge.verdict = OVER  # that never fits, and is not for want of room
-    elif c.when_full == 0:
+    if c.when_full == 0:
         charge.newcomer = False
         charge.shared = True
         counts.shared += 1
         return True
+    if charge.cost > n.limit:
+        charge.verdict = OVER  # that never fits, and is not for want of room
     elif c.when_full == 1:
         charge.verdict = FULL if charge.cost > 0 else FITS
         counts.denied += 1

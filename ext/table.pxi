@@ -122,7 +122,7 @@ cdef class Table:
     # ---- nonces: looked at first, taken only when all else is admitted ----------------------------------------------
 
     cdef int look_at_nonce(self, Charges charges, int64_t now_us, bint degraded) noexcept:
-        cdef Cell *cell
+        cdef Packed *cell
         if degraded:
             charges.lacks_store_for_nonce()
             return 0
@@ -130,14 +130,14 @@ cdef class Table:
         fence_widen(&self.fence, charges.nonce.window_us + charges.nonce.skew_us, now_us)
         if charges.judge_nonce(&self.fence, now_us, self.nonces_us) == NONCE_FRESH:
             cell = table_find(&self.nonces, charges.nonce_hash.a, charges.nonce_hash.b)
-            if cell != NULL and cell.at_us > self.nonces_us:
+            if cell != NULL and packed_at(cell) > self.nonces_us:
                 charges.nonce_refused(NONCE_SEEN)
         return 0
 
     cdef int take_nonce(self, Charges charges) except -1:
         """Takes the nonce of a request that is admitted. Full means refused: what is held is never dropped for it."""
         cdef Hash128 h = charges.nonce_hash
-        cdef Cell *cell = table_find(&self.nonces, h.a, h.b)
+        cdef Packed *cell = table_find(&self.nonces, h.a, h.b)
         if cell == NULL:
             if self.nonces.count >= self.nonces.max_cells:
                 table_sweep(&self.nonces, self.registry.items, self.nonces_us, SWEEP_SLOTS_FULL)
@@ -147,24 +147,23 @@ cdef class Table:
                 charges.conclude()
                 return 0
             cell = table_insert(&self.nonces, h.a, h.b)
-        cell.numbers = 0
-        cell.low = cell.high = 0
-        cell.at_us = charges.nonce_until_us(&self.fence)
+        pack_until(cell, charges.nonce_until_us(&self.fence))
         table_sweep(&self.nonces, self.registry.items, self.nonces_us, SWEEP_SLOTS)
         return 0
 
     def give_nonce_back(self, Charges charges not None):
         """Of a step that was made and is undone: the nonce is as if it had never been used."""
-        cdef Cell *cell
+        cdef Packed *cell
         if charges.taking and charges.has_nonce:
             cell = table_find(&self.nonces, charges.nonce_hash.a, charges.nonce_hash.b)
-            if cell != NULL and cell.at_us == charges.nonce_until_us(&self.fence):
-                cell.at_us = 0
+            if cell != NULL and packed_at(cell) == charges.nonce_until_us(&self.fence):
+                pack_until(cell, 0)
 
     cdef int look(self, Charges charges, int64_t now_us, bint degraded) except -1:
         """Brings a copy of every state to now and asks it. Writes nothing."""
         cdef int i, newcomers = 0
         cdef int64_t places = 0
+        cdef bint ample = self.keys.count + charges.n <= self.keys.max_cells  # whoever is new
         cdef Charge *charge
         cdef CompiledLimit *limits = charges.policy.items
         cdef CompiledLimit *c
@@ -182,19 +181,20 @@ cdef class Table:
             charge.cell = table_find(&self.keys, charge.hash.a, charge.hash.b)
             charge.newcomer = charge.cell == NULL
             newcomers += charge.newcomer
+            if ample:
+                self.look_at(charges, charge, c, now_us)
+        if ample:
+            return 0
         if self.keys.count + newcomers > self.keys.max_cells:
-            self.make_room(charges, newcomers, now_us)
+            self.make_room(charges, now_us)
         for i in range(charges.n):
             charge = &charges.items[i]
             c = &limits[charge.limit]
             if c.algorithm != CONCURRENCY and not charge.unknown:
-                if charges.empty_at_us > 0 and not charge.shared:
-                    self.look_at_share(charge, charges.empty_at_us, charges.spare, now_us)
-                else:
-                    self.look_at_cell(charge, c, now_us)
+                self.look_at(charges, charge, c, now_us)
         return 0
 
-    cdef int make_room(self, Charges charges, int newcomers, int64_t now_us) except -1:
+    cdef int make_room(self, Charges charges, int64_t now_us) except -1:
         """Full: drop what can be forgotten nearby; the newcomers that still find no room share, are denied, or pass."""
         cdef int i
         cdef int64_t room
@@ -215,17 +215,26 @@ cdef class Table:
             if room > 0:
                 room -= 1
                 continue
-            if without_room(charge, c, &self.registry.items[charge.numbers], &self.full):
-                charge.cell = &self.shared[c.identity]
+            without_room(charge, c, &self.registry.items[charge.numbers], &self.full)
+        return 0
+
+    cdef inline int look_at(self, Charges charges, Charge *charge, const CompiledLimit *c, int64_t now_us) noexcept:
+        if charges.empty_at_us > 0 and not charge.shared:
+            self.look_at_share(charge, charges.empty_at_us, charges.spare, now_us)
+        else:
+            self.look_at_cell(charge, c, now_us)
         return 0
 
     cdef inline int look_at_cell(self, Charge *charge, const CompiledLimit *c, int64_t now_us) noexcept:
         cdef Numbers *n = &self.registry.items[charge.numbers]
-        cdef Cell *source = charge.cell
-        if source == NULL:
+        cdef Cell source
+        if charge.cell != NULL:
+            unpack(charge.cell, &source)
+        else:
             # A newcomer starts at the level of the shared bucket: what it may have spent there is not forgiven.
-            source = &self.shared[c.identity]
-        judge(charge, source, NULL if source.numbers == 0 else &self.registry.items[source.numbers], n, now_us)
+            source = self.shared[c.identity]
+        judge(charge, &source, n if source.numbers == charge.numbers else NULL if source.numbers == 0 else
+              &self.registry.items[source.numbers], n, now_us)
         return 0
 
     cdef int look_at_share(self, Charge *charge, int64_t lost_us, int64_t spare, int64_t now_us) noexcept:
@@ -234,21 +243,20 @@ cdef class Table:
         cdef int64_t length_us
         cdef uint64_t used
         cdef bint rebased
-        cdef bint known = charge.cell != NULL and charge.cell.numbers != 0
+        cdef bint known = charge.cell != NULL
         lost_us = min(lost_us, now_us)
-        memset(&charge.state, 0, sizeof(Cell))
         if known:
-            charge.state = charge.cell[0]
+            unpack(charge.cell, &charge.state)
         if n.algorithm == TOKEN_BUCKET:
             if known and charge.state.at_us >= lost_us:
-                charge.rebased = touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
+                charge.rebased = touch(&charge.state, &self.registry.items[charge.state.numbers], n, now_us)
             else:
                 set_level(&charge.state, ticks_of(max(0, n.limit - spare), n))
                 charge.state.at_us = lost_us
                 touch(&charge.state, n, n, now_us)
         else:
             if known:
-                charge.rebased = touch(&charge.state, &self.registry.items[charge.cell.numbers], n, now_us)
+                charge.rebased = touch(&charge.state, &self.registry.items[charge.state.numbers], n, now_us)
             else:
                 fresh(&charge.state, n, now_us)
             length_us = window_length(n)
@@ -286,32 +294,38 @@ cdef class Table:
 
     cdef int commit(self, Charges charges, int64_t now_us) except -1:
         cdef int i, inserted = 0
+        cdef bint taking = charges.taking
         cdef Charge *charge
         cdef CompiledLimit *limits = charges.policy.items
         cdef CompiledLimit *c
+        cdef Numbers *n
         for i in range(charges.n):
             charge = &charges.items[i]
             c = &limits[charge.limit]
+            n = &self.registry.items[charge.numbers]
             if charge.unknown or charge.verdict >= FULL or charge.cost == 0:
                 continue
-            if c.algorithm == CONCURRENCY:
+            if n.algorithm == CONCURRENCY:
                 if charges.admitted and charge.verdict == FITS:
                     self.leases.take(charge_address(charge), charges.ids()[i], now_us + c.ttl_us, charge.cost, now_us)
                     charge.state.low += <uint64_t>charge.cost
                 continue
-            if charge_state(charge, c, &self.registry.items[charge.numbers], charges.taking, now_us):
+            if charge.newcomer and self.keys.count >= self.keys.max_cells:
+                continue  # it never fits, and there is no room to remember a penalty
+            if charge_state(charge, c, n, taking, now_us):
                 inserted += charge.newcomer
-                self.write(charge)
+                self.write(charge, c)
         if inserted:
             table_sweep(&self.keys, self.registry.items, now_us, inserted * SWEEP_SLOTS)
         return 0
 
-    cdef int write(self, Charge *charge) noexcept:
+    cdef inline int write(self, Charge *charge, const CompiledLimit *c) noexcept:
+        if charge.shared:
+            self.shared[c.identity] = charge.state
+            return 0
         if charge.newcomer:
             charge.cell = table_insert(&self.keys, charge.hash.a, charge.hash.b)
-        charge.state.hash_a = charge.cell.hash_a
-        charge.state.hash_b = charge.cell.hash_b
-        charge.cell[0] = charge.state
+        pack(charge.cell, &charge.state)
         return 0
 
     # ---- what comes after a decision --------------------------------------------------------------------------------
@@ -325,7 +339,7 @@ cdef class Table:
         """
         cdef int64_t now = read_clock(self.clock, 0) if now_us is None else now_us
         cdef Hash128 h = receipt_hash(receipt_id, self.registry)
-        cdef Cell *mark
+        cdef Packed *mark
         self.settled_us = max(now, self.settled_us)
         if expires_us <= self.settled_us:
             return None
@@ -336,9 +350,7 @@ cdef class Table:
         if self.settled.count >= self.settled.max_cells:
             raise MemoryError(f"{self.settled.max_cells} receipts were settled that have not expired (max_receipts)")
         mark = table_insert(&self.settled, h.a, h.b)
-        mark.numbers = 0
-        mark.low = mark.high = 0
-        mark.at_us = expires_us
+        pack_until(mark, expires_us)
         table_sweep(&self.settled, self.registry.items, self.settled_us, SWEEP_SLOTS)
         for index, plan, address, charged, actual, start_us in entries:
             self.settle_one(policy, index, plan, address, charged, actual, charged_us, start_us or 0, now)
@@ -351,7 +363,7 @@ cdef class Table:
         cdef uint32_t entry
         cdef Numbers *n
         cdef Charge charge
-        cdef Cell *source
+        cdef Cell source
         cdef Numbers *written
         if charged == actual or c.algorithm == CONCURRENCY:
             return 0
@@ -365,17 +377,18 @@ cdef class Table:
         if charge.cell == NULL and (actual < charged or self.keys.count >= self.keys.max_cells):
             return 0  # it has drained since: there is nothing to give back
         charge.newcomer = charge.cell == NULL
-        source = charge.cell
-        if charge.newcomer:
-            if index >= policy.n_limits or c.identity >= self.shared_room:
-                return 0
-            source = &self.shared[c.identity]
+        if not charge.newcomer:
+            unpack(charge.cell, &source)
+        elif index >= policy.n_limits or c.identity >= self.shared_room:
+            return 0
+        else:
+            source = self.shared[c.identity]
         written = NULL if source.numbers == 0 else &self.registry.items[source.numbers]
         if written != NULL and written.algorithm != n.algorithm:
             return 0  # another limit's bucket
         charge.numbers = entry
-        if amend(&charge, source, written, n, charged, actual, charged_us, start_us, now_us):
-            self.write(&charge)
+        if amend(&charge, &source, written, n, charged, actual, charged_us, start_us, now_us):
+            self.write(&charge, c)
         return 0
 
     def release(self, entries, *, now_us=None):

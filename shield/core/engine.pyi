@@ -96,6 +96,14 @@ class Charges:
     def trace(self) -> list[dict[str, Any]]: ...
 
 @final
+class Aside:
+    def __new__(cls) -> Aside: ...
+
+@final
+class Attached:
+    def __new__(cls) -> Attached: ...
+
+@final
 class Wording:
     def __new__(cls, limits: tuple[Any, ...], entries: list[list[tuple[int, str]]]) -> Wording: ...
 

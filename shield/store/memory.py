@@ -9,13 +9,13 @@ from shield.core import Registry, Table
 from shield.store.key_records import MemoryRecords
 from shield.store.table import TableStore
 
-# A live key takes 57 bytes, so the default is bounded by 57 MB, reached only as keys arrive.
+# A live key takes 46 bytes, so the default is bounded by 46 MB, reached only as keys arrive.
 DEFAULT_MAX_KEYS = 1_000_000
 # A held place takes about 300 bytes.
 DEFAULT_MAX_LEASES = 65_536
-# Receipts that were settled and have not expired: at the default 5 minutes, 3,300 reports a second. 57 bytes each.
+# Receipts that were settled and have not expired: at the default 5 minutes, 3,300 reports a second. 46 bytes each.
 DEFAULT_MAX_RECEIPTS = 1_000_000
-# Nonces that were used and are not stale: at a window of 5 minutes, 2,700 requests with one a second. 57 bytes each.
+# Nonces that were used and are not stale: at a window of 5 minutes, 2,700 requests with one a second. 46 bytes each.
 DEFAULT_MAX_NONCES = 1_000_000
 
 

@@ -52,6 +52,21 @@ def test_a_policy_meets_a_full_table_as_each_limit_says():
     assert shield.check_nowait(Request(user="first")).limits[0].remaining == 0, "who was there first lost nothing"
 
 
+@pytest.mark.parametrize("when_full", ["share", "deny", "allow"])
+def test_penalties_for_costs_that_never_fit_do_not_outgrow_a_full_table(when_full):
+    policy = Policy.parse(
+        f'version = 1\nname = "p"\n[[limit]]\nname = "b"\nkey = ["user"]\nrate = "2/h"\ncost = "request"\n'
+        f'count_denied = true\nwhen_full = "{when_full}"\n'
+    )
+    shield = Shield(policy, "memory://?max_keys=3", clock=lambda: 10**18)
+    assert all(shield.check_nowait(Request(user=f"first{i}")).allowed for i in range(3))
+    for i in range(50):
+        refused = shield.check_nowait(Request(user=f"u{i}", cost=3))
+        assert (refused.reason, refused.retry_after) == ("limit", None)
+    assert shield.stats()["keys"] == 3
+    assert shield.check_nowait(Request(user="first0")).allowed, "who was there first lost nothing"
+
+
 async def test_receipts_and_leases_have_a_length_and_are_not_forgeable():
     policy = Policy.parse(
         'version = 1\nname = "r"\n[[limit]]\nname = "b"\nkey = ["user"]\nrate = "10/h"\ncost = "request"\n'
