@@ -1,10 +1,22 @@
 cdef enum:
     # Room for an answer: its fixed words, and for each charge the words around what Wording holds. Counted, then rounded up.
-    ANSWER_BYTES = 640
+    ANSWER_BYTES = 640 + PIECE_PADDING
     SHADOW_NAME_BYTES = 32
     CHARGE_BYTES = 256
     # Answers of up to this size are written on the stack: a dozen limits.
     STACK_BYTES = 8192
+
+
+cdef enum:
+    # Of so many charges what remains is written once and copied: the more the rarer.
+    TOLD = 16
+
+
+cdef struct Told:
+    # What an answer says first among its limits and again in a header field.
+    int64_t left
+    const char *digits
+    Py_ssize_t size_bytes
 
 
 cdef struct Texts:
@@ -138,6 +150,7 @@ cdef char *put_answer(char *at, Decision d, Charges c) noexcept:
     """The members up to the header fields."""
     cdef u128 wait_us
     cdef bint ends = d.wait(&wait_us)
+    cdef Told told[TOLD]
     cdef char *members
     cdef char *value
     cdef char *end
@@ -150,14 +163,14 @@ cdef char *put_answer(char *at, Decision d, Charges c) noexcept:
     at = put(at, b'],"retry_after":')
     at = put_seconds(at, wait_us) if ends else put(at, b"null")
     at = put_whole(put(at, b',"cost":'), <uint64_t>c.request_cost)
-    at = put_statuses(put(at, b',"limits":['), c)
+    at = put_statuses(put(at, b',"limits":['), c, told)
     members = at = put(at, b'],"headers":{')
     value = put(at, b'"RateLimit-Policy":"')
     end = put_policies(value, c, True)
     if end != value:
         at = put(end, b'",')
     value = put(at, b'"RateLimit":"')
-    end = put_states(value, c, True)
+    end = put_states(value, c, True, told)
     if end != value:
         at = put(end, b'",')
     if not d.allowed and ends:
@@ -206,11 +219,15 @@ cdef char *put_refusing(char *at, Charges c, int enforced) noexcept:
     return at
 
 
-cdef char *put_statuses(char *at, Charges c) noexcept:
+cdef char *put_statuses(char *at, Charges c, Told *told) noexcept:
+    """What each limit said; `told` gets what remains of the first TOLD."""
     cdef bint first = True
     cdef int i
     cdef Charge *charge
     cdef u128 wait_us
+    cdef const NumbersWords *words
+    cdef int64_t left
+    cdef const char *digits
     if c.reason is not None:
         return at
     for i in range(c.n):
@@ -219,10 +236,19 @@ cdef char *put_statuses(char *at, Charges c) noexcept:
             continue
         at = put_piece(at if first else put(at, b","), &c.policy.wording.limits[charge.limit].status)
         first = False
-        at = put(at, b'true,"cost":' if charge.verdict == FITS else b'false,"cost":')
-        at = put_whole(at, <uint64_t>charge.cost)
-        at = put_whole(put(at, b',"limit":'), <uint64_t>c.policy.registry.items[charge.numbers].limit)
-        at = put_whole(put(at, b',"remaining":'), <uint64_t>c.remaining_of(charge))
+        words = c.policy.wording.of_numbers(charge)
+        if charge.verdict == FITS and charge.cost == 1 and words.numbers == charge.numbers:
+            at = put_piece(at, &words.one)
+        else:
+            at = put(at, b'true,"cost":' if charge.verdict == FITS else b'false,"cost":')
+            at = put_whole(at, <uint64_t>charge.cost)
+            at = put_whole(put(at, b',"limit":'), <uint64_t>c.policy.registry.items[charge.numbers].limit)
+            at = put(at, b',"remaining":')
+        left = c.remaining_of(charge)
+        digits = at
+        at = put_whole(at, <uint64_t>left)
+        if i < TOLD:
+            told[i] = Told(left, digits, at - digits)
         at = put_seconds(put(at, b',"reset_after":'), c.reset_of(charge))
         if charge.verdict == FITS:
             at = put(at, b',"retry_after":0.0}')
@@ -254,8 +280,9 @@ cdef char *put_policies(char *at, Charges c, bint json) noexcept:
     return at
 
 
-cdef char *put_states(char *at, Charges c, bint json) noexcept:
-    """The value of RateLimit, which after a refusal speaks of the violated limits only."""
+cdef char *put_states(char *at, Charges c, bint json, const Told *told) noexcept:
+    """The value of RateLimit, which after a refusal speaks of the violated limits only. `told`, which may be NULL: by
+    `put_statuses`, which says of every limit that is spoken of here what remains."""
     cdef bint first = True
     cdef int i
     cdef const LimitWords *words
@@ -269,10 +296,15 @@ cdef char *put_states(char *at, Charges c, bint json) noexcept:
             continue
         words = &c.policy.wording.limits[charge.limit]
         n = &c.policy.registry.items[charge.numbers]
-        left = c.remaining_of(charge)
         at = put_piece(at if first else put(at, b", "), &words.state_json if json else &words.state)
         first = False
-        at = put_whole(at, <uint64_t>left)
+        if told != NULL and i < TOLD:
+            left = told[i].left
+            memcpy(at, told[i].digits, WHOLE_BYTES)  # read where more was written behind them, and written over
+            at += told[i].size_bytes
+        else:
+            left = c.remaining_of(charge)
+            at = put_whole(at, <uint64_t>left)
         if charge.verdict >= FULL:
             at = put(at, b";t=1")
         elif n.algorithm != CONCURRENCY and left < n.limit and c.wait_of(charge, left + 1, &wait_us):
@@ -298,7 +330,7 @@ cdef dict header_fields(Decision d):
         end = put_policies(start, c, False)
         if end != start:
             fields["RateLimit-Policy"] = PyUnicode_DecodeUTF8(start, end - start, NULL)
-        end = put_states(start, c, False)
+        end = put_states(start, c, False, NULL)
         if end != start:
             fields["RateLimit"] = PyUnicode_DecodeUTF8(start, end - start, NULL)
         if not d.allowed and d.wait(&wait_us):

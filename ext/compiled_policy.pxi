@@ -215,9 +215,11 @@ cdef class CompiledPolicy:
         return 0
 
     cdef list items_of(self, int i):
-        """The numbers that limit's charges may have, each with its item of RateLimit-Policy; its own come first."""
+        """The numbers that limit's charges may have, each with its item of RateLimit-Policy and how much is allowed; its own
+        come first."""
         entries = [self.items[i].numbers, *(self.plans[i] or {}).values()]
-        return [(entry, policy_item(self.limits[i], &self.registry.items[<uint32_t>entry])) for entry in entries]
+        return [(entry, policy_item(self.limits[i], &self.registry.items[<uint32_t>entry]),
+                 self.registry.items[<uint32_t>entry].limit) for entry in entries]
 
     cdef int add_group(self, tuple key) except -1:
         cdef KeyGroup *g = &self.groups[self.n_groups]

@@ -53,7 +53,7 @@ from slots cimport (
     CLAIM, LATER, LIVE, NO_ROOM, PROBES, Slot, Slots, generation_of, home_slot, identity_of, prefetch_slot, slot_bar, slot_candidate,
     slot_claim, slot_find, slots_for, vacancy, vacated,
 )
-from text cimport ESCAPED_BYTES, Piece, put, put_json, put_piece, put_seconds, put_whole
+from text cimport ESCAPED_BYTES, PIECE_PADDING, Piece, WHOLE_BYTES, put, put_json, put_piece, put_seconds, put_whole
 from ticks cimport ceil_div, clip_us, clock_us, from_u128, mulhi, seconds, u128
 from word cimport Word, add64, load64, max64, same_word, swap64, word_load, word_ready, word_swap
 

@@ -21,6 +21,8 @@ cdef enum:
     WHOLE_BYTES = 20                   # 2**64 - 1
     SECONDS_BYTES = WHOLE_BYTES + 7    # and ".000001"
     ESCAPED_BYTES = 6                  # one byte as \u00XX
+    PIECE_BLOCK = 32
+    PIECE_PADDING = PIECE_BLOCK - 1
 
 cdef struct Piece:
     const char *text
@@ -33,7 +35,12 @@ cdef inline char *put(char *at, const char *text) noexcept nogil:
     return at + size_bytes
 
 cdef inline char *put_piece(char *at, const Piece *piece) noexcept nogil:
-    memcpy(at, piece.text, piece.size_bytes)
+    """A piece with PIECE_PADDING behind it, which needs as much room behind itself: most are shorter than a block, whose
+    copy is two instructions and no call."""
+    cdef Py_ssize_t i = 0
+    while i < piece.size_bytes:
+        memcpy(at + i, piece.text + i, PIECE_BLOCK)
+        i += PIECE_BLOCK
     return at + piece.size_bytes
 
 cdef inline char *put_whole(char *at, uint64_t value) noexcept nogil:

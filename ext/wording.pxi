@@ -2,6 +2,7 @@ cdef struct NumbersWords:
     uint32_t numbers
     Piece policy         # "user-burst";q=200;w=2
     Piece policy_json    # the same as it stands inside a JSON string
+    Piece one            # true,"cost":1,"limit":200,"remaining":
 
 cdef struct LimitWords:
     Piece name           # "user-burst"
@@ -21,7 +22,7 @@ cdef class Wording:
     cdef list kept            # the bytes that the pieces point into
 
     def __cinit__(self, tuple limits, list entries):
-        """`entries`: for each limit the numbers its charges may have, as (registry entry, RateLimit-Policy item)."""
+        """`entries`: for each limit the numbers its charges may have, as (registry entry, RateLimit-Policy item, limit)."""
         cdef int i, at = 0
         self.kept = []
         self.limits = <LimitWords *>PyMem_Calloc(len(limits) + 1, sizeof(LimitWords))
@@ -37,10 +38,11 @@ cdef class Wording:
             self.keep(&self.limits[i].state_json, inside_json(state))
             self.limits[i].first = at
             self.limits[i].n_numbers = len(entries[i])
-            for entry, item in entries[i]:
+            for entry, item, limit in entries[i]:
                 self.numbers[at].numbers = entry
                 self.keep(&self.numbers[at].policy, item.encode())
                 self.keep(&self.numbers[at].policy_json, inside_json(item))
+                self.keep(&self.numbers[at].one, b'true,"cost":1,"limit":%d,"remaining":' % limit)
                 at += 1
 
     def __dealloc__(self):
@@ -48,8 +50,9 @@ cdef class Wording:
         PyMem_Free(self.numbers)
 
     cdef int keep(self, Piece *piece, bytes text) except -1:
-        self.kept.append(text)
-        piece.text = text
+        cdef bytes padded = text + bytes(PIECE_PADDING)
+        self.kept.append(padded)
+        piece.text = padded
         piece.size_bytes = len(text)
         return 0
 
