@@ -37,23 +37,27 @@
 -- one is refused for want of memory, nothing was written, and the requests are decided once more, taking nothing.
 -- Number budget: see level.lua.
 
+local KEYS, ARGV = KEYS, ARGV
 local slack_ms = struct.unpack('<d', ARGV[1])
 local now = tonumber(ARGV[2]) or server_now()
-local shapes, requests, names, known = {}, {}, {}, {}
+local shapes, requests, names, known, places, width = {}, {}, {}, {}, {}, 1
 
 local function read_shape(blob)
   if #blob < 16 or #blob % 72 ~= 16 then return nil end
   local mode, keys, position = struct.unpack('<dd', blob)
-  local shape = {refused = mode % 2 == 1, nonce = mode >= 2, keys = keys, places = 0, format = ''}
+  local shape = {refused = mode % 2 == 1, nonce = mode >= 2, keys = keys, places = 0, cells = {}, size = (#blob - 16) / 72}
+  local seen = {}
   while position <= #blob do
     local id, key, kind, flags, limit, a, b, c, d
     id, key, kind, flags, limit, a, b, c, d, position = struct.unpack('<c8dddddddd', blob, position)
-    shape[#shape + 1] = {
-      id = id, key = key, kind = kind, flags = flags, limit = limit, a = a, b = b, c = c, d = d, enforced = flags % 2 == 1,
-    }
-    if kind == CONCURRENCY then shape.places = shape.places + 1 end
+    shape[#shape + 1] = {id = id, key = key, kind = kind, flags = flags, limit = limit, a = a, b = b, c = c, d = d}
+    if kind == CONCURRENCY then
+      shape.places = shape.places + 1
+    elseif not seen[key] then
+      seen[key] = true
+      shape.cells[#shape.cells + 1] = key
+    end
   end
-  shape.format = '<' .. string.rep('d', #shape)
   return shape
 end
 
@@ -67,13 +71,13 @@ while argument <= #ARGV do
   local extra = shape and shape.nonce and 2 or 0
   local fits = shape and packed and base + shape.keys + extra <= #KEYS
   if fits and packed ~= '' then
-    fits = #packed == 8 * #shape
-    costs = fits and {struct.unpack(shape.format, packed)}
+    fits = #packed == 8 * shape.size
+    costs = fits and {struct.unpack('<' .. string.rep('d', shape.size), packed)}
   end
-  if not fits or not costs or #costs < #shape then
+  if not fits or not costs or #costs < shape.size then
     return redis.error_reply('SHIELD the charges of request ' .. #requests + 1 .. ' do not match its keys')
   end
-  local request = {shape = shape, base = base, costs = costs, leases = argument + 2 + extra}
+  local request = {shape = shape, base = base, costs = costs, lease = argument + 2 + extra}
   requests[#requests + 1] = request
   if extra > 0 then
     local nonce = {key = KEYS[base + shape.keys + 1], fence = KEYS[base + shape.keys + 2], owner = ARGV[argument + 3]}
@@ -81,16 +85,20 @@ while argument <= #ARGV do
       return redis.error_reply('SHIELD the nonce of request ' .. #requests .. ' is not there')
     end
     nonce.stamp, nonce.window, nonce.skew, nonce.wary = struct.unpack('<dddd', ARGV[argument + 2])
-    request.nonce = nonce
+    request.nonce, width = nonce, width + 1
   end
-  for i = 1, #shape do
-    local key = KEYS[base + shape[i].key]
-    if shape[i].kind ~= CONCURRENCY and not known[key] then
-      known[key] = true
-      names[#names + 1] = key
+  -- Which of the cells to read lies at each key: the same one, where requests share it.
+  for i = 1, #shape.cells do
+    local at = base + shape.cells[i]
+    local key = KEYS[at]
+    local place = known[key]
+    if not place then
+      place = #names + 1
+      known[key], names[place] = place, key
     end
+    places[at] = place
   end
-  argument, base = argument + 2 + extra + shape.places, base + shape.keys + extra
+  argument, base, width = argument + 2 + extra + shape.places, base + shape.keys + extra, width + 1 + 5 * shape.size
 end
 if base ~= #KEYS or argument ~= #ARGV + 1 then
   return redis.error_reply('SHIELD ' .. #requests .. ' requests do not match ' .. #KEYS .. ' keys')
@@ -132,25 +140,24 @@ local function take_nonce(nonce)
   return reply.err
 end
 
--- Nil when the value is no set.
-local function touch_leases(key, cost, lease_id)
+-- How many leases of a set hold a place. Nil when the value is no set.
+local function count_places(key)
   local count = redis.pcall('ZCOUNT', key, string.format('(%.0f', now), '+inf')
-  if type(count) == 'table' then return nil end
-  return {cost = cost, fits = false, in_use = count, lease_id = lease_id}
+  return type(count) ~= 'table' and count or nil
 end
 
--- When enough leases will have expired for the cost; 0 when none need to, or the cost never fits.
-local function nth_expiry(s, ch, key)
-  local missing = s.in_use + s.cost - ch.limit
-  if s.fits or s.cost > ch.limit then return 0 end
+-- When enough leases will have expired for the cost; 0 when the cost never fits.
+local function nth_expiry(in_use, cost, ch, key)
+  if cost > ch.limit then return 0 end
+  local missing = in_use + cost - ch.limit
   local found = redis.call('ZRANGEBYSCORE', key, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', missing - 1, 1)
   return tonumber(found[2])
 end
 
-local function take_leases(s, ch, key)
+local function take_places(cost, lease_id, ch, key)
   local members, expiry = {}, string.format('%.0f', now + ch.a)
-  for n = 1, s.cost do
-    members[2 * n - 1], members[2 * n] = expiry, string.format('%s:%d', s.lease_id, n)
+  for n = 1, cost do
+    members[2 * n - 1], members[2 * n] = expiry, string.format('%s:%d', lease_id, n)
   end
   local reply = redis.pcall('ZADD', key, unpack(members))
   if type(reply) == 'table' then return reply.err end
@@ -158,122 +165,162 @@ local function take_leases(s, ch, key)
   -- After a step of the clock older leases may outlive the new ones.
   local last = tonumber(redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2])
   redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((last - now) / 1000) + slack_ms))
-  s.in_use = s.in_use + s.cost
 end
 
--- Charges a refusal, up to empty and never beyond; keeps what that, or the clock's rebase, has changed.
-local function penalise(s, ch, cell)
-  local changed = s.rebased
-  local left = (ch.flags == 3 and ch.kind ~= CONCURRENCY) and remaining(s, ch, now) or 0
-  if ch.kind == BUCKET and ch.flags == 3 and s.units < ch.limit then
-    if s.cost <= left then
-      s.units = s.units + s.cost
-    elseif s.units < ch.limit - s.out then
-      s.units, s.ticks = ch.limit - s.out, 0
+-- Charges a refusal, up to empty and never beyond; keeps what that, or the clock's rebase, has changed. The state begins
+-- behind `at` in the reply.
+local function penalise(ch, cost, cell, reply, at, rebased, leases)
+  local w, x, y, tail, changed = reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4], rebased
+  if ch.kind == CONCURRENCY then return end
+  if ch.flags ~= 3 then
+    -- no penalty
+  elseif ch.kind == BUCKET then
+    if w < ch.limit then
+      if cost <= ch.limit - w - tail - (x > 0 and 1 or 0) then
+        w = w + cost
+      elseif w < ch.limit - tail then
+        w, x = ch.limit - tail, 0
+      end
+      changed = true
     end
-    changed = true
-  elseif ch.kind ~= BUCKET and left > 0 then
-    s.cur = s.cur + (s.cost < left and s.cost or left)
-    changed = true
+  else
+    local left = left_in_window(ch, w, x, y, now)
+    if left > 0 then w, changed = w + math.min(cost, left), true end
   end
-  if changed then keep(s, ch, cell, now) end
+  if changed then
+    reply[at + 1], reply[at + 2] = w, x
+    keep(cell, ch, w, x, y, tail, leases)
+  end
 end
 
--- Decides one request over the cells, appends to the reply, and says what was wrong with a write.
-local function decide(request, cells, may_take, reply)
-  local shape, states, admitted, lease = request.shape, {}, not request.shape.refused, request.leases
-  local status, at = admitted and 1 or 0, #reply + 1
-  local finish = at + 5 * #shape
-  local first, nonce_status, retry, problem = at, nil, 0, nil
-  if request.nonce then
-    nonce_status, retry, problem = look_at_nonce(request.nonce, may_take)
-    if problem then return problem end
+-- Decides one request over the cells, writes what became of it into the reply from `at` on, and says where that ends, or
+-- what was wrong with a write. States are worked out in the reply; into a cell they come by `keep` alone.
+local function decide(request, cells, may_take, reply, at)
+  local shape, costs, base, lease, nonce = request.shape, request.costs, request.base, request.lease, request.nonce
+  local first, admitted, nonce_status, retry, problem = at, not shape.refused, nil, 0, nil
+  local status, rebased, leases = admitted and 1 or 0, nil, nil
+  if nonce then
+    nonce_status, retry, problem = look_at_nonce(nonce, may_take)
+    if problem then return nil, problem end
     if nonce_status then admitted = false end
-    first, finish = at + 1, finish + 1
+    first = at + 1
   end
-  for i = 1, #shape do
-    local ch = shape[i]
-    local key, cost, s = KEYS[request.base + ch.key], request.costs[i], nil
-    if ch.kind == CONCURRENCY then
-      s, lease = touch_leases(key, cost, ARGV[lease]), lease + 1
-      if not s then status = 4 end
-    else
-      local cell = cells[key]
-      local held = cell and cell[ch.id]
-      if not cell or (held and held.tag ~= (ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then
-        status = 4
-      elseif ch.kind == BUCKET then
-        s = touch_bucket(ch, held, cost, now)
+  local n = first
+  for i = 1, shape.size do
+    local ch, cost, left = shape[i], costs[i], nil
+    local kind = ch.kind
+    if kind == CONCURRENCY then
+      local in_use = count_places(KEYS[base + ch.key])
+      if in_use then
+        left = ch.limit - in_use
+        reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = in_use, 0, 0, 0
       else
-        s = touch_window(ch, held, cost, now)
-        if not s then status = 3 end
+        status = 4
+      end
+    else
+      local cell = cells[places[base + ch.key]]
+      local section = cell and find(cell, ch.id)
+      if not cell or (section and cell[section + 1] ~= (kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then
+        status = 4
+      elseif kind == BUCKET then
+        local units, ticks, counted_us, mended, out, of = touch_bucket(ch, cell, section, now)
+        left = ch.limit - units - out - (ticks > 0 and 1 or 0)
+        reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = units, ticks, counted_us, out
+        if mended then
+          rebased = rebased or {}
+          rebased[i] = true
+        end
+        if of then
+          leases = leases or {}
+          leases[i] = of
+        end
+      else
+        local cur, prev, start, finish, mended = touch_window(ch, cell, section, now)
+        if cur then
+          left = left_in_window(ch, cur, prev, start, now)
+          reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5] = cur, prev, start, finish
+          if mended then
+            rebased = rebased or {}
+            rebased[i] = true
+          end
+        else
+          status = 3
+        end
       end
     end
-    if not s then
+    if not left then
+      local finish = first + 5 * shape.size
       reply[at] = status
-      for n = at + 1, finish do reply[n] = 0 end
+      for m = at + 1, finish do reply[m] = 0 end
       if status == 4 then reply[first + 1] = ch.key end
-      return
+      return finish + 1
     end
-    states[i] = s
-    s.fits = cost == 0 or cost <= remaining(s, ch, now)
-    if not s.fits and ch.enforced then admitted = false end
+    if cost == 0 or cost <= left then
+      reply[n + 1] = 0
+    else
+      reply[n + 1] = 1
+      if ch.flags % 2 == 1 then admitted = false end
+    end
+    n = n + 5
   end
 
   if not admitted then status = nonce_status or 0 elseif not may_take then status = 2 end
-  for i = 1, #shape do
-    local ch, s = shape[i], states[i]
-    local cell = cells[KEYS[request.base + ch.key]]
-    if s.cost > 0 and may_take then
+  n = first
+  for i = 1, shape.size do
+    local ch, cost = shape[i], costs[i]
+    local fits, kind, of = reply[n + 1] == 0, ch.kind, leases and leases[i]
+    if cost > 0 and may_take then
+      local mended = rebased and rebased[i]
       if not admitted then
-        penalise(s, ch, cell)
-      elseif not s.fits then
-        if s.rebased then keep(s, ch, cell, now) end
-      elseif ch.kind == CONCURRENCY then
-        local problem = take_leases(s, ch, KEYS[request.base + ch.key])
-        if problem then return problem end
+        penalise(ch, cost, cells[places[base + ch.key]], reply, n + 1, mended, of)
+      elseif not fits then
+        if mended then
+          keep(cells[places[base + ch.key]], ch, reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5], of)
+        end
+      elseif kind == CONCURRENCY then
+        problem = take_places(cost, ARGV[lease], ch, KEYS[base + ch.key])
+        if problem then return nil, problem end
+        reply[n + 2] = reply[n + 2] + cost
       else
-        if ch.kind == BUCKET then s.units = s.units + s.cost else s.cur = s.cur + s.cost end
-        keep(s, ch, cell, now)
+        local w = reply[n + 2] + cost
+        reply[n + 2] = w
+        keep(cells[places[base + ch.key]], ch, w, reply[n + 3], reply[n + 4], reply[n + 5], of)
       end
     end
-  end
-  if request.nonce and status == 1 then
-    problem = take_nonce(request.nonce)
-    if problem then return problem end
-  end
-
-  reply[at] = status
-  if request.nonce then
-    at = first
-    reply[at] = retry
-  end
-  for i = 1, #shape do
-    local ch, s = shape[i], states[i]
-    reply[at + 1] = s.fits and ((status == 2 and s.cost > 0) and 2 or 0) or 1
-    if ch.kind == BUCKET then
-      local at_us = s.at
-      if s.out > 0 and not s.fits and s.out + s.cost > ch.limit then at_us = math.max(at_us, s.leases.last_us) end
-      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.units + s.out, s.ticks, at_us, s.out
-    elseif ch.kind == CONCURRENCY then
-      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.in_use, nth_expiry(s, ch, KEYS[request.base + ch.key]), 0, 0
-    else
-      reply[at + 2], reply[at + 3], reply[at + 4], reply[at + 5] = s.cur, s.prev, s.start, s.finish
+    if status == 2 and fits and cost > 0 then reply[n + 1] = 2 end
+    if kind == CONCURRENCY then
+      if not fits then reply[n + 3] = nth_expiry(reply[n + 2], cost, ch, KEYS[base + ch.key]) end
+      lease = lease + 1
+    elseif kind == BUCKET then
+      local out = reply[n + 5]
+      if out > 0 then
+        if not fits and out + cost > ch.limit then reply[n + 4] = math.max(reply[n + 4], of.last_us) end
+        reply[n + 2] = reply[n + 2] + out
+      end
     end
-    at = at + 5
+    n = n + 5
   end
+  if nonce and status == 1 then
+    problem = take_nonce(nonce)
+    if problem then return nil, problem end
+  end
+  reply[at] = status
+  if nonce then reply[first] = retry end
+  return n + 1
 end
 
 local function decide_all(may_take)
-  local reply, cells = {now}, read_cells(names)
+  -- A list of its full length at once: one that grows item by item is made anew time and again.
+  local reply, cells, at, problem = {string.byte(string.rep('.', width), 1, -1)}, read_cells(names), 2, nil
+  reply[1] = now
   for i = 1, #requests do
-    local problem = decide(requests[i], cells, may_take, reply)
+    at, problem = decide(requests[i], cells, may_take, reply, at)
     if problem then return nil, problem end
   end
   for i = 1, #names do
-    local cell = cells[names[i]]
-    if cell and cell.changed then
-      local problem = write_cell(cell, now, slack_ms)
+    local cell = cells[i]
+    if cell and cell[#cell] then
+      problem = write_cell(names[i], cell, now, slack_ms)
       if problem then return nil, problem end
     end
   end

@@ -37,12 +37,14 @@ local slack_ms, want, least, name, ttl_us, ahead_us, position
 slack_ms, ch.id, ch.limit, ch.a, ch.b, ch.c, ch.d, want, least, name, ttl_us, ahead_us, position =
   struct.unpack('<dc8dddddddddd', blob)
 local now = tonumber(ARGV[2]) or server_now()
-local cell = read_cells({key})[key]
-local held = cell and cell[ch.id]
-if not cell or (held and held.tag ~= BUCKET_TAG) then return {now, 4} end
+local cell = read_cells({key})[1]
+local n = cell and find(cell, ch.id)
+if not cell or (n and cell[n + 1] ~= BUCKET_TAG) then return {now, 4} end
 
-local s = touch_bucket(ch, held, 0, now)
-local leases, changed, known = s.leases or {last_us = 0}, s.rebased, {}
+local s, changed, leases = {}, nil, nil
+s.units, s.ticks, s.at, changed, s.out, leases = touch_bucket(ch, cell, n, now)
+leases = leases or {last_us = 0}
+local known = {}
 
 while position <= #blob do
   local lease, spent, kept, until_us
@@ -108,9 +110,8 @@ end
 if changed then
   leases.last_us = 0
   for i = 1, #leases do leases.last_us = math.max(leases.last_us, leases[i].until_us) end
-  s.leases = leases
-  keep(s, ch, cell, now)
-  local problem = write_cell(cell, now, slack_ms)
+  keep(cell, ch, s.units, s.ticks, s.at, s.out, leases)
+  local problem = write_cell(key, cell, now, slack_ms)
   if problem then return redis.error_reply(problem) end
 end
 local reply = {now, 1, granted, start_us, until_us, s.units, s.ticks, s.out}

@@ -38,8 +38,8 @@
 -- Constants are put in place of their names when the script is loaded: a name would be looked for by every function
 -- that knows it, each time the script runs.
 local BUCKET, SLIDING, CALENDAR, CONCURRENCY = 1, 2, 4, 5
-local LAYOUT, LAYOUT_BYTE, LEASED_LAYOUT, LEASED_LAYOUT_BYTE = 2, '\2', 3, '\3'
-local SECTION_FORMAT, SECTION_BYTES = '<c8Bddddd', 49
+local LAYOUT, LEASED_LAYOUT = 2, 3
+local SECTION, SECTION_BYTES, ITEMS, AT_ONCE = 'c8Bddddd', 49, 7, 512
 local BUCKET_TAG, WINDOW_TAG, LEASE_TAG = 1, 2, 3
 local MAX_SECTIONS = 16
 local FENCE_FORMAT, FENCE_BYTES, WIDEN_SLACK = '<dddd', 32, 1000000
@@ -74,70 +74,93 @@ local function muldivmod(a, b, d)
   return quotient, rest
 end
 
--- A cell from its value, false when it was not written by this version of these scripts.
-local function read_cell(key, raw)
-  local cell = {key = key, changed = false}
-  if not raw then return cell end
-  local bytes, position, layout = #raw, 2, string.byte(raw)
+-- What packs and unpacks a cell of so many sections.
+local formats = {}
+local function format_of(sections)
+  local format = formats[sections]
+  if not format then
+    format = '<B' .. string.rep(SECTION, sections)
+    formats[sections] = format
+  end
+  return format
+end
+
+-- A cell from its value, false when it was not written by this version of these scripts: a list of the layout, then seven
+-- items for each section in their order, and last whether anything of it was changed.
+local function read_cell(raw)
+  if not raw then return {LAYOUT, false} end
+  local bytes, layout = #raw, string.byte(raw)
   if (layout ~= LAYOUT and layout ~= LEASED_LAYOUT) or bytes % SECTION_BYTES ~= 1 then return false end
-  while position < bytes do
-    local id, tag, until_us, w, x, y, z
-    id, tag, until_us, w, x, y, z, position = struct.unpack(SECTION_FORMAT, raw, position)
+  -- All sections at once: a list that grows item by item is made anew time and again.
+  local cell = {struct.unpack(format_of(math.min((bytes - 1) / SECTION_BYTES, AT_ONCE)), raw)}
+  local last = #cell
+  while cell[last] <= bytes do
+    local n = last
+    cell[n], cell[n + 1], cell[n + 2], cell[n + 3], cell[n + 4], cell[n + 5], cell[n + 6], cell[n + 7] =
+      struct.unpack('<' .. SECTION, raw, cell[n])
+    last = n + ITEMS
+  end
+  cell[last] = false
+  for n = 2, last - 1, ITEMS do
+    local tag, w, x, y, z = cell[n + 1], cell[n + 3], cell[n + 4], cell[n + 5], cell[n + 6]
     -- Comparisons with what is no number are false, so only whole numbers within bounds pass.
     if not (w >= 0 and w < TWO32 and w % 1 == 0 and x >= 0 and x % 1 == 0 and y >= 0 and y < TWO53 and y % 1 == 0
-        and until_us < 1 / 0) then
+        and cell[n + 2] < 1 / 0) then
       return false
     end
-    local held
     if tag == BUCKET_TAG then
       if not (x < z and z < TWO42 and z % 1 == 0) then return false end
-      held = {id = id, tag = tag, until_us = until_us, units = w, ticks = x, at = y, p = z, fresh = false}
-    elseif tag == WINDOW_TAG and x < TWO32 then
-      held = {id = id, tag = tag, until_us = until_us, cur = w, prev = x, start = y, fresh = false}
-    elseif tag == LEASE_TAG and layout == LEASED_LAYOUT and x < TWO32 and until_us >= 0 and until_us % 1 == 0 then
-      local bucket = cell[id]
-      if not bucket or bucket.tag ~= BUCKET_TAG then return false end
-      if not bucket.leases then bucket.leases = {} end
-      bucket.leases[#bucket.leases + 1] = {lease = y, units = w, spent = x, until_us = until_us}
-    else
+    elseif tag == LEASE_TAG then
+      local until_us, before = cell[n + 2], cell[n - ITEMS + 1]
+      if layout ~= LEASED_LAYOUT or x >= TWO32 or until_us < 0 or until_us % 1 ~= 0 or cell[n - ITEMS] ~= cell[n]
+          or (before ~= BUCKET_TAG and before ~= LEASE_TAG) then
+        return false
+      end
+    elseif tag ~= WINDOW_TAG or x >= TWO32 then
       return false
     end
-    if held then cell[#cell + 1], cell[id] = held, held end
   end
   return cell
 end
 
--- The cells of these names, false for one that is not this version's or of another type: MGET answers nothing for the
--- latter, and writing there would reset it silently.
+-- Where in its cell the section of a limit begins; its leases follow it.
+local function find(cell, id)
+  for n = 2, #cell - 1, ITEMS do
+    if cell[n] == id then return n end
+  end
+end
+
+-- The cells of these names in their order, false for one that is not this version's or of another type: MGET answers
+-- nothing for the latter, and writing there would reset it silently.
 local function read_cells(names)
-  local cells, missing = {}, {}
+  local cells, missing = {}, nil
   if #names == 0 then return cells end
   local found = redis.call('MGET', unpack(names))
   for i = 1, #names do
-    cells[names[i]] = read_cell(names[i], found[i])
-    if not found[i] then missing[#missing + 1] = names[i] end
-  end
-  if #missing > 0 and redis.call('EXISTS', unpack(missing)) > 0 then
-    for i = 1, #missing do
-      if redis.call('EXISTS', missing[i]) > 0 then cells[missing[i]] = false end
+    cells[i] = read_cell(found[i])
+    if not found[i] then
+      missing = missing or {}
+      missing[#missing + 1] = i
     end
+  end
+  for i = 1, missing and #missing or 0 do
+    if redis.call('EXISTS', names[missing[i]]) > 0 then cells[missing[i]] = false end
   end
   return cells
 end
 
--- A token bucket drained to `now` under the charge's numbers; `out` units of it are on `leases`, the last of which runs out
--- at `leases.last_us`. A lease that has run out is charged as of that instant. No more than eight fields: Lua makes room
--- for sixteen then, and every check pays for it.
-local function touch_bucket(ch, held, cost, now)
-  if not held then
-    return {cost = cost, fits = false, rebased = false, units = 0, ticks = 0, at = now, out = 0}
-  end
+-- The units, ticks and instant of a token bucket drained to `now` under the charge's numbers, whether a clock that was set
+-- back had to be mended, how many units are out on leases, and those: nil where there are none and were none, else a list
+-- whose last_us is when the last of them runs out. One that has run out is charged as of that instant. `n` is where its
+-- section begins, nil for a fresh one.
+local function touch_bucket(ch, cell, n, now)
+  if not n then return 0, 0, now, false, 0 end
   local c, p = ch.a, ch.b
-  local units, ticks, at, rebased = held.units, held.ticks, held.at, false
-  if held.p ~= p then
+  local units, ticks, at, rebased = cell[n + 3], cell[n + 4], cell[n + 5], false
+  if cell[n + 6] ~= p then
     -- Units are kept when numbers change. The part of one is rounded up to a new tick: nothing is minted.
     local rest
-    ticks, rest = muldivmod(ticks, p, held.p)
+    ticks, rest = muldivmod(ticks, p, cell[n + 6])
     if rest > 0 then ticks = ticks + 1 end
     if ticks == p then
       units, ticks = units + 1, 0
@@ -148,12 +171,13 @@ local function touch_bucket(ch, held, cost, now)
     if units < ch.limit then units, ticks = ch.limit, 0 end
     at, rebased = now, true
   end
-  local out, leases, due, n = 0, nil, nil, 0
-  if held.leases then
+  local out, leases, due, i = 0, nil, nil, 0
+  if cell[n + 1 + ITEMS] == LEASE_TAG then
     leases, due = {last_us = 0}, {}
-    for i = 1, #held.leases do
-      local lease = held.leases[i]
-      lease = {lease = lease.lease, units = lease.units, spent = lease.spent, until_us = lease.until_us}
+    local m = n + ITEMS
+    while cell[m + 1] == LEASE_TAG do
+      local lease = {lease = cell[m + 5], units = cell[m + 3], spent = cell[m + 4], until_us = cell[m + 2]}
+      m = m + ITEMS
       if lease.until_us > now + LONGEST_LEASE_US then
         -- The clock was set back: no node holds one for longer than this.
         lease.until_us, rebased = now + LONGEST_LEASE_US, true
@@ -168,8 +192,8 @@ local function touch_bucket(ch, held, cost, now)
     if #due > 1 then table.sort(due, function(one, other) return one.until_us < other.until_us end) end
   end
   repeat
-    n = n + 1
-    local lease = due and due[n]
+    i = i + 1
+    local lease = due and due[i]
     local target = lease and lease.until_us or now
     if at < target then
       local drained, part = muldivmod(target - at, c, p)
@@ -184,12 +208,12 @@ local function touch_bucket(ch, held, cost, now)
     end
     if lease then units = units + lease.units end
   until not lease
-  return {cost = cost, fits = false, rebased = rebased, units = units, ticks = ticks, at = at, out = out, leases = leases}
+  return units, ticks, at, rebased, out, leases
 end
 
--- A window moved to the one `now` lies in; `finish` is the end of the state's window. Nil when the boundaries of a
--- calendar do not reach, which only another try with others can mend.
-local function touch_window(ch, held, cost, now)
+-- A window moved to the one `now` lies in: cur, prev, start, the end of that window, and whether a clock that was set back
+-- had to be mended. Nil when the boundaries of a calendar do not reach, which only another try with others can mend.
+local function touch_window(ch, cell, n, now)
   local start, length, finish
   if ch.kind == CALENDAR then
     if now >= ch.a and now < ch.b then
@@ -206,13 +230,14 @@ local function touch_window(ch, held, cost, now)
     start = now - now % length
   end
   local cur, prev, rebased = 0, 0, false
-  if held then
-    if held.start > start + length then
-      cur, rebased = math.max(held.cur, ch.limit), true
-    elseif held.start >= start then
-      cur, prev, start = held.cur, held.prev, held.start
-    elseif ch.kind == SLIDING and start - held.start == length then
-      prev = held.cur
+  if n then
+    local held_start = cell[n + 5]
+    if held_start > start + length then
+      cur, rebased = math.max(cell[n + 3], ch.limit), true
+    elseif held_start >= start then
+      cur, prev, start = cell[n + 3], cell[n + 4], held_start
+    elseif ch.kind == SLIDING and start - held_start == length then
+      prev = cell[n + 3]
     end
   end
   if ch.kind ~= CALENDAR then
@@ -226,83 +251,95 @@ local function touch_window(ch, held, cost, now)
   else
     return nil
   end
-  return {cost = cost, fits = false, rebased = rebased, cur = cur, prev = prev, start = start, finish = finish}
+  return cur, prev, start, finish, rebased
 end
 
--- What of the previous window still counts at `now`, in whole units, rounded up. Comparing it with a whole slack is
--- the same as comparing prev * (W - e) with slack * W.
-local function fading(s, ch, now)
-  if s.prev == 0 then return 0 end
-  local left = ch.a
-  if now > s.start then left = left - (now - s.start) end
-  local units, rest = muldivmod(s.prev, left, ch.a)
-  return rest > 0 and units + 1 or units
+-- The largest whole cost that fits into a window; negative in debt. Of the previous window so much still counts, in whole
+-- units, rounded up: comparing that with a whole slack is the same as comparing prev * (W - e) with slack * W.
+local function left_in_window(ch, cur, prev, start, now)
+  if prev == 0 then return ch.limit - cur end
+  local share = ch.a
+  if now > start then share = share - (now - start) end
+  local units, rest = muldivmod(prev, share, ch.a)
+  return ch.limit - cur - units - (rest > 0 and 1 or 0)
 end
 
--- The largest whole cost that fits; negative in debt.
-local function remaining(s, ch, now)
-  if ch.kind == BUCKET then
-    return ch.limit - s.units - s.out - (s.ticks > 0 and 1 or 0)
-  elseif ch.kind == CONCURRENCY then
-    return ch.limit - s.in_use
+-- A bucket's leases behind its section, which begins at `n`, in place of those that were there.
+local function put_leases(cell, n, leases)
+  local from, behind, last = n + ITEMS, {}, #cell
+  local to = from
+  while cell[to + 1] == LEASE_TAG do to = to + ITEMS end
+  for m = to, last - 1 do behind[#behind + 1] = cell[m] end
+  for i = 1, #leases do
+    local lease = leases[i]
+    cell[from], cell[from + 1], cell[from + 2], cell[from + 3], cell[from + 4], cell[from + 5], cell[from + 6] =
+      cell[n], LEASE_TAG, lease.until_us, lease.units, lease.spent, lease.lease, 0
+    from = from + ITEMS
   end
-  return ch.limit - s.cur - fading(s, ch, now)
+  for i = 1, #behind do cell[from + i - 1] = behind[i] end
+  from = from + #behind
+  cell[from] = true
+  for m = last, from + 1, -1 do cell[m] = nil end
 end
 
--- Puts what was worked out into the cell, to be written with it.
-local function keep(s, ch, cell, now)
-  local held, until_us = cell[ch.id], 0
+-- Puts what was worked out into the cell, to be written with it: of a bucket units, ticks, at, how many are out and those
+-- leases; of a window cur, prev, start and finish.
+local function keep(cell, ch, w, x, y, out, leases)
+  local n, last, until_us = find(cell, ch.id), #cell, nil
+  if not n then
+    n, last = last, last + ITEMS
+    cell[n], cell[n + 1] = ch.id, ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG
+  end
   if ch.kind == BUCKET then
     -- Four roundings of doubles are within the eight half-steps added here, that of the sum within the microsecond. What
     -- is out on leases is charged when the last of them runs out, if not before.
-    local from_us = s.leases and math.max(s.leases.last_us, s.at) or s.at
-    until_us = from_us + (s.units + s.out + s.ticks / ch.b) * ch.d * (1 + 8.881784197001252e-16) + 1
+    until_us = (leases and math.max(leases.last_us, y) or y) + (w + out + x / ch.b) * ch.d * (1 + 8.881784197001252e-16) + 1
+    cell[n + 6] = ch.b
   else
-    until_us = s.finish
-    if ch.kind == SLIDING and s.cur > 0 then until_us = until_us + ch.a end
+    until_us = out
+    if ch.kind == SLIDING and w > 0 then until_us = until_us + ch.a end
+    cell[n + 6] = 0
   end
-  if not held then
-    if ch.kind == BUCKET then
-      held = {id = ch.id, tag = BUCKET_TAG, until_us = 0, units = 0, ticks = 0, at = 0, p = 0, fresh = true}
-    else
-      held = {id = ch.id, tag = WINDOW_TAG, until_us = 0, cur = 0, prev = 0, start = 0, fresh = true}
-    end
-    cell[#cell + 1], cell[ch.id] = held, held
+  cell[n + 2], cell[n + 3], cell[n + 4], cell[n + 5] = until_us, w, x, y
+  cell[last] = true
+  if leases then put_leases(cell, n, leases) end
+end
+
+-- The cell without what is over, for whoever has more sections than policies have limits.
+local function sweep(cell, now, slack_ms)
+  local kept, live = {cell[1]}, true
+  for n = 2, #cell - 1, ITEMS do
+    if cell[n + 1] ~= LEASE_TAG then live = cell[n + 2] + slack_ms * 1000 > now end
+    for m = n, live and n + ITEMS - 1 or 0 do kept[#kept + 1] = cell[m] end
   end
-  held.until_us = until_us
-  if ch.kind == BUCKET then
-    held.units, held.ticks, held.at, held.p, held.leases = s.units, s.ticks, s.at, ch.b, s.leases
-  else
-    held.cur, held.prev, held.start = s.cur, s.prev, s.start
-  end
-  held.fresh = true
-  cell.changed = true
+  kept[#kept + 1] = true
+  return kept
 end
 
 -- Writes a cell with its time to live. Returns nil, or the error: only a script's first write can be refused, for want
 -- of memory; Redis lets a script that has written run to its end.
-local function write_cell(cell, now, slack_ms)
-  local value, until_us, layout = '', now, LAYOUT_BYTE
-  for i = 1, #cell do
-    local held = cell[i]
-    if held.fresh or #cell <= MAX_SECTIONS or held.until_us + slack_ms * 1000 > now then
-      if held.until_us > until_us then until_us = held.until_us end
-      if held.tag == BUCKET_TAG then
-        value = value .. struct.pack(SECTION_FORMAT, held.id, BUCKET_TAG, held.until_us, held.units, held.ticks, held.at, held.p)
-        for n = 1, held.leases and #held.leases or 0 do
-          local lease = held.leases[n]
-          value = value .. struct.pack(SECTION_FORMAT, held.id, LEASE_TAG, lease.until_us, lease.units, lease.spent, lease.lease, 0)
-          layout = LEASED_LAYOUT_BYTE
-        end
-      else
-        value = value .. struct.pack(SECTION_FORMAT, held.id, WINDOW_TAG, held.until_us, held.cur, held.prev, held.start, 0)
-      end
+local function write_cell(key, cell, now, slack_ms)
+  if #cell - 2 > MAX_SECTIONS * ITEMS then cell = sweep(cell, now, slack_ms) end
+  local last, until_us = #cell - 1, now
+  cell[1] = LAYOUT
+  for n = 2, last, ITEMS do
+    if cell[n + 1] == LEASE_TAG then
+      cell[1] = LEASED_LAYOUT
+    elseif cell[n + 2] > until_us then
+      until_us = cell[n + 2]
     end
+  end
+  local value
+  if last <= 1 + AT_ONCE * ITEMS then
+    value = struct.pack(format_of((last - 1) / ITEMS), unpack(cell, 1, last))
+  else
+    value = struct.pack('B', cell[1])
+    for n = 2, last, ITEMS do value = value .. struct.pack('<' .. SECTION, unpack(cell, n, n + ITEMS - 1)) end
   end
   local ms = math.ceil((until_us - now) / 1000) + slack_ms
   if ms < 1 then ms = 1 end
   if ms >= TWO53 then ms = TWO53 - 1 end
-  local reply = redis.pcall('SET', cell.key, layout .. value, 'PX', string.format('%.0f', ms))
+  local reply = redis.pcall('SET', key, value, 'PX', string.format('%.0f', ms))
   return reply.err
 end
 

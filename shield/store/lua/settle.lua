@@ -71,42 +71,40 @@ end
 
 -- A bucket that was last written at the instant of a charge has drained nothing since, so taking the charge back is
 -- exact: it is as it would be without it. What is left to refund otherwise.
-local function undo(ch, held)
+local function undo(ch, cell, n)
   local units = -ch.delta
-  if once ~= 0 or units <= 0 or ch.kind ~= BUCKET or not held or held.at ~= charged or held.units < units then return false end
-  held.units = held.units - units
+  if once ~= 0 or units <= 0 or ch.kind ~= BUCKET or not n or cell[n + 5] ~= charged or cell[n + 3] < units then return false end
+  cell[n + 3] = cell[n + 3] - units
   return true
 end
 
 local charges, names, known = {}, {}, {}
 for i = first, keys do
-  local ch = {cell = KEYS[i]}
+  local ch = {key = KEYS[i]}
   ch.id, ch.kind, ch.limit, ch.a, ch.b, ch.c, ch.d, ch.delta, ch.charged_start, position =
     struct.unpack('<c8dddddddd', blob, position)
   charges[#charges + 1] = ch
-  if not known[ch.cell] then
-    known[ch.cell] = true
-    names[#names + 1] = ch.cell
+  if not known[ch.key] then
+    names[#names + 1] = ch.key
+    known[ch.key] = #names
   end
 end
 
 local cells, states = read_cells(names), {}
 for i = 1, #charges do
-  local ch, s = charges[i], nil
-  local cell = cells[ch.cell]
-  local held = cell and cell[ch.id]
-  if not cell or (held and held.tag ~= (ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then
-    return bad_value(ch.cell)
-  end
-  local undone = undo(ch, held)
+  local ch, s = charges[i], {}
+  local cell = cells[known[ch.key]]
+  local n = cell and find(cell, ch.id)
+  if not cell or (n and cell[n + 1] ~= (ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then return bad_value(ch.key) end
+  local undone = undo(ch, cell, n)
   if ch.kind == BUCKET then
-    s = touch_bucket(ch, held, 0, now)
+    s.units, s.ticks, s.at, s.rebased, s.out, s.leases = touch_bucket(ch, cell, n, now)
   else
-    s = touch_window(ch, held, 0, now)
+    s.cur, s.prev, s.start, s.finish, s.rebased = touch_window(ch, cell, n, now)
+    if not s.cur then return {now, 3} end
   end
-  if not s then return {now, 3} end
   if undone then ch.delta, s.rebased = 0, true end
-  states[i] = s
+  ch.cell, states[i] = cell, s
 end
 
 if once == 1 then
@@ -126,12 +124,17 @@ for i = 1, #charges do
     refund_window(s, ch, -ch.delta)
   end
   if s.rebased or s.units ~= units or s.ticks ~= ticks or s.cur ~= cur or s.prev ~= prev then
-    keep(s, ch, cells[ch.cell], now)
+    if ch.kind == BUCKET then
+      keep(ch.cell, ch, s.units, s.ticks, s.at, s.out, s.leases)
+    else
+      keep(ch.cell, ch, s.cur, s.prev, s.start, s.finish)
+    end
   end
 end
 for i = 1, #names do
-  if cells[names[i]].changed then
-    local problem = write_cell(cells[names[i]], now, slack_ms)
+  local cell = cells[i]
+  if cell[#cell] then
+    local problem = write_cell(names[i], cell, now, slack_ms)
     if problem then return redis.error_reply(problem) end
   end
 end
