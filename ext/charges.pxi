@@ -18,9 +18,6 @@ cdef struct Charge:
     uint8_t leased       # decided by what this node holds of it
 
 
-cdef enum:
-    OUTLINE_CHARGES = 16  # requests that meet more limits are described to a remote store charge by charge
-
 # Blocks for BLOCK_CHARGES charges. Inside of the object they would be cleared with it for every request, which costs more
 # than all else about making one.
 cdef Charge *spare_blocks[SPARE_BLOCKS]
@@ -276,32 +273,6 @@ cdef class Charges:
             bool(c.enforced), bool(c.count_denied),
         )
 
-    def outline(self):
-        """For a store that has met these charges before: (shape, partitions, costs).
-
-        `shape` is the same bytes for charges that differ in keys and costs alone, under one policy; `partitions` are the
-        canonical bytes of the keys, one for each distinct tuple of key fields, in the order in which charges first use it.
-        """
-        cdef uint32_t pairs[2 * OUTLINE_CHARGES + 1]
-        cdef int64_t seen = 0  # groups from 62 on are not told apart: such charges have no shape
-        cdef int i, group
-        cdef list partitions, costs
-        if self.n > OUTLINE_CHARGES:
-            return None
-        partitions, costs = [], []
-        pairs[0] = 2 if self.has_nonce else self.reason is not None
-        for i in range(self.n):
-            group = self.policy.items[self.items[i].limit].group
-            if group > 62:
-                return None
-            if not seen >> group & 1:
-                seen |= <int64_t>1 << group
-                partitions.append(self.policy.partition(self, group))
-            pairs[2 * i + 1] = self.items[i].limit
-            pairs[2 * i + 2] = self.items[i].numbers
-            costs.append(self.items[i].cost)
-        return (<char *>pairs)[:4 * (2 * self.n + 1)], partitions, tuple(costs)
-
     cdef object numbers_of(self, Charge *charge):
         limit = self.policy.limits[charge.limit]
         if charge.numbers == self.policy.items[charge.limit].numbers:
@@ -328,16 +299,10 @@ cdef class Charges:
         cdef Charge *charge
         cdef Numbers *n
         cdef bint untold = False
+        cdef int parts
         if len(outcomes) != self.n:
             raise ValueError(f"{len(outcomes)} outcomes for {self.n} charges")
-        if not 0 <= nonce_verdict <= NONCE_GONE:
-            raise ValueError(f"{nonce_verdict} says nothing of a nonce")
-        self.now_us = now_us
-        self.nonce_verdict = nonce_verdict
-        if nonce_verdict != NONCE_FRESH:
-            self.retry_us = nonce_retry_us
-        if nonce_verdict == NONCE_EARLY:
-            self.tell_early(self.now_us)  # scripts have doubles only
+        self.hear_nonce(now_us, nonce_verdict, nonce_retry_us)
         for i in range(self.n):
             charge = &self.items[i]
             n = &self.policy.registry.items[charge.numbers]
@@ -345,24 +310,61 @@ cdef class Charges:
                 charge.verdict, charge.unknown, untold = FITS, 1, True
                 continue
             outcome = tuple(outcomes[i])
-            if len(outcome) < (4 if n.algorithm in (TOKEN_BUCKET, CONCURRENCY) else 5):
+            parts = 4 if n.algorithm in (TOKEN_BUCKET, CONCURRENCY) else 5
+            if len(outcome) < parts:
                 raise ValueError(f"outcome {i} has {len(outcome)} parts")
-            charge.verdict = outcome[0]
-            if n.algorithm == TOKEN_BUCKET:
-                set_level(&charge.state, (<u128><uint64_t>outcome[1]) * (<u128>n.unit) + <u128><uint64_t>outcome[2])
-                charge.state.at_us = outcome[3]
-            elif n.algorithm == CONCURRENCY:
-                charge.state.low = outcome[1]
-                charge.state.at_us = outcome[2]
-            else:
-                set_counts(&charge.state, outcome[1], outcome[2])
-                charge.state.at_us = outcome[3]
-                charge.end_us = outcome[4]
+            self.learn(charge, outcome[0], outcome[1], outcome[2], 0 if n.algorithm == CONCURRENCY else outcome[3],
+                       outcome[4] if parts == 5 else 0)
         self.conclude()
         if untold:
             if self.admitted:
                 raise ValueError("nothing was refused, and some outcomes are missing")
             self.degraded = False  # the store's own refusal, as it was told a moment ago
+
+    def hear(self, Outcome outcome not None, int nonce_verdict=0):
+        """`resolve` with what a reply says, where the store was asked about every charge."""
+        cdef int i
+        cdef Charge *charge
+        if outcome.n != self.n:
+            raise ValueError(f"{outcome.n} outcomes for {self.n} charges")
+        self.hear_nonce(outcome.now_us, nonce_verdict, outcome.retry_us)
+        for i in range(self.n):
+            charge = &self.items[i]
+            self.learn(charge, whole(outcome.number(OUTCOME * i)), whole(outcome.number(OUTCOME * i + 1)),
+                       whole(outcome.number(OUTCOME * i + 2)), whole(outcome.number(OUTCOME * i + 3)),
+                       whole(outcome.number(OUTCOME * i + 4)))
+        self.conclude()
+
+    cdef int hear_nonce(self, int64_t now_us, int nonce_verdict, int64_t retry_us) except -1:
+        if not 0 <= nonce_verdict <= NONCE_GONE:
+            raise ValueError(f"{nonce_verdict} says nothing of a nonce")
+        self.now_us = now_us
+        self.nonce_verdict = nonce_verdict
+        if nonce_verdict != NONCE_FRESH:
+            self.retry_us = retry_us
+        if nonce_verdict == NONCE_EARLY:
+            self.tell_early(now_us)  # scripts have doubles only
+        return 0
+
+    cdef int learn(self, Charge *charge, int64_t verdict, int64_t w, int64_t x, int64_t y, int64_t z) except -1:
+        """What a store said of a charge: its verdict and state, see `resolve`."""
+        cdef Numbers *n = &self.policy.registry.items[charge.numbers]
+        if not 0 <= verdict <= FULL:
+            raise ValueError(f"{verdict} is no verdict")
+        charge.verdict = <uint8_t>verdict
+        if n.algorithm == TOKEN_BUCKET:
+            if w < 0 or x < 0:
+                raise ValueError("a level is below 0")
+            set_level(&charge.state, (<u128>w) * (<u128>n.unit) + <u128>x)
+            charge.state.at_us = y
+        elif n.algorithm == CONCURRENCY:
+            charge.state.low = w
+            charge.state.at_us = x
+        else:
+            set_counts(&charge.state, w, x)
+            charge.state.at_us = y
+            charge.end_us = z
+        return 0
 
     def waits(self):
         """Microseconds until each charge would fit, 0 where it does, None for never; for a refusal that is remembered."""

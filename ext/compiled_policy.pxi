@@ -26,6 +26,7 @@ cdef int64_t MAX_COST = (<int64_t>1 << MAX_COST_BITS) - 1
 
 cdef enum:
     MAX_KEY_FIELDS = 8
+    PARTITION_BYTES = 256  # the values of nearly all keys
     FAST_GROUPS = 16    # distinct keys of a policy that are hashed once a request; those beyond, once a limit
     # For a request id and the name of a plan, which are handed back and sealed into receipts.
     MAX_TEXT_BYTES = 1024
@@ -626,28 +627,45 @@ cdef class CompiledPolicy:
         return HASH_KNOWN
 
     cdef object partition(self, Charges charges, int group):
-        """The key's canonical bytes, or the state that says why there are none."""
+        """The key's canonical bytes, each value behind its length, or the state that says why there are none."""
         cdef KeyGroup *g = &self.groups[group]
-        cdef list parts = []
+        cdef char room[PARTITION_BYTES]
+        cdef const char *text
+        cdef Py_ssize_t size_bytes, used = 0
+        cdef list longer = None
+        cdef uint32_t length
         cdef int i
         cdef object value
         for i in range(g.size):
             if g.fields[i] == self.ip_field:
                 if charges.address.size_bytes == 0:
                     return HASH_ABSENT
-                value = (<char *>charges.address.bytes)[:charges.address.size_bytes]
+                text, size_bytes = <char *>charges.address.bytes, charges.address.size_bytes
             else:
                 try:
                     value = self.value_of(charges.request, g.fields[i])
                     if value is None:
                         return HASH_ABSENT
-                    value = value.encode()
+                    text = PyUnicode_AsUTF8AndSize(value, &size_bytes)
                 except (TypeError, ValueError) as error:
                     charges.refuse("invalid", malformed(self.fields[g.fields[i]], error))
                     return HASH_MALFORMED
-            parts.append((<uint32_t>len(value)).to_bytes(4, "little"))
-            parts.append(value)
-        return b"".join(parts)
+            if used + 4 + size_bytes > PARTITION_BYTES:
+                longer = longer or []
+                longer.append(room[:used])
+                used = 0
+                if size_bytes > PARTITION_BYTES - 4:
+                    longer.append((<uint32_t>size_bytes).to_bytes(4, "little"))
+                    longer.append(text[:size_bytes])
+                    continue
+            length = <uint32_t>size_bytes
+            memcpy(&room[used], &length, 4)
+            memcpy(&room[used + 4], text, size_bytes)
+            used += 4 + size_bytes
+        if longer is None:
+            return room[:used]
+        longer.append(room[:used])
+        return b"".join(longer)
 
     cdef str absent(self, object request, int i):
         cdef KeyGroup *g = &self.groups[self.items[i].group]

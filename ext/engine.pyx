@@ -16,6 +16,7 @@ from types import MemberDescriptorType
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
@@ -84,6 +85,7 @@ include "table.pxi"
 include "places.pxi"
 include "shared_table.pxi"
 include "purse.pxi"
+include "remote.pxi"
 include "decision.pxi"
 include "answer.pxi"
 include "facade.pxi"

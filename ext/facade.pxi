@@ -33,7 +33,7 @@ cdef class LocalDecider:
         named last. `check_leased` decides with them only where nothing else is to be asked or told (`at_once`)."""
         if purses is not None:
             purses.policy = self.policy
-        self.purses = purses if at_once else None
+        self.purses = purses if at_once and self.policy.leases else None
 
     def check_leased(self, request):
         """The decision of a request whose every charge is leased and held here; None where the store must be asked."""

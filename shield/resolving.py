@@ -70,7 +70,7 @@ class Resolving(Sequel):
             self._resolve(self.policy, self._prices, self._gate)
             if (forget := getattr(self.store, "forget_denials", None)) is not None:
                 forget()
-        alone = self._gate is None and self._keys is None and not self.abuse.active
+        self._only_limits = alone = self._gate is None and self._keys is None and not self.abuse.active
         here = self._table if self.store.local and alone else None
         self.decide_here(self._compiled, here, traced=self._trace is not None)
         self.decide_from(getattr(self.store, "purses", None), at_once=alone and self._trace is None)

@@ -201,6 +201,8 @@ class Shield(Keyed, Pacing, StandingIn, Resolving, SharedDetectors):
             return self.check_nowait(request)
         if (leased := self.check_leased(request)) is not None:
             return leased
+        if self._only_limits:  # nothing comes before them and nobody looks on
+            return await self._check_remote(request, self._compiled)
         active, screen = self.abuse.active, self._screen
         if active and (block := screen.of_address(request)) is not None:
             return self._conclude(await screen.refuse_through(request, block, self._table, self.store))

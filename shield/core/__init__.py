@@ -2,17 +2,24 @@
 
 try:
     from shield.core.engine import (
+        Asked,
         Charges,
         CompiledPolicy,
         Decision,
         LeaseTable,
         LocalDecider,
         MappedFile,
+        Outcome,
         Purse,
         Purses,
         Registry,
         SharedTable,
+        Step,
+        Steps,
         Table,
+        check_command,
+        next_batch,
+        outcomes_in,
     )
     from shield.core.graphql import Price
     from shield.core.limiter import SlidingWindow, TokenBucket
@@ -32,6 +39,7 @@ from shield.core.bucket import Bucket
 from shield.core.status import LimitStatus
 
 __all__ = [
+    "Asked",
     "Bucket",
     "Charges",
     "CompiledPolicy",
@@ -43,11 +51,17 @@ __all__ = [
     "LocalDecider",
     "MappedFile",
     "Mapping",
+    "Outcome",
     "Price",
     "Registry",
     "SharedTable",
     "SlidingWindow",
+    "Step",
+    "Steps",
     "Table",
     "TokenBucket",
+    "check_command",
+    "next_batch",
+    "outcomes_in",
     "plain_end",
 ]

@@ -16,53 +16,25 @@ import asyncio
 import copy
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from shield.core import Asked, Outcome, Step, check_command, next_batch, outcomes_in
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
-from shield.store.key_wire import TOLD
 from shield.store.lane import UNCONFIRMED, Call, Wait, translate
 from shield.store.link import Link
 from shield.store.lua import CHECK, KEYED
 from shield.store.resp import bulk
-from shield.store.steps import OUTCOME, Step
 
-# Eight share most of what a command costs beside its work (reading, looking the script up, answering), and the first
-# of them still waits for seven more steps of a few microseconds at most.
-MAX_BATCH: Final = 8
+# Sixteen share most of what a command costs beside its work (reading, looking the script up, answering, waking the
+# other side), and the first of them still waits for fifteen more steps of ten microseconds at most.
+MAX_BATCH: Final = 16
 
 _HEAD: Final = b"$7\r\nEVALSHA\r\n" + bulk(CHECK.sha)
 _KEYED_HEAD: Final = b"$7\r\nEVALSHA\r\n" + bulk(KEYED.sha)
 
-_AS_BEFORE: Final = (bulk(b""), bulk(b""))
-
 TAKEN: Final = 1
-Outcome = tuple[int, int, list[int], int]
-"""Of one request: the instant, its status, five numbers for each of its charges, and after how many microseconds its
-nonce is right, 0 where that is not a matter of waiting.
-"""
 Late = Callable[[Step, Outcome], None]
-
-
-class Asked:
-    """One request, and who waits for it."""
-
-    __slots__ = ("around_us", "asking", "deadline", "future", "step")
-
-    def __init__(
-        self,
-        step: Step,
-        future: asyncio.Future[Outcome],
-        deadline: float,
-        around_us: int | None,
-        asking: bool = False,
-    ) -> None:
-        self.asking = asking
-        """Of a slot that is on its way to this server: the command has to say so."""
-        self.step = step
-        self.future = future
-        self.deadline = deadline
-        self.around_us = around_us
 
 
 class Batch(Call):
@@ -87,11 +59,6 @@ class Batch(Call):
 
     def fail(self, error: StoreError) -> None:
         self._owner.failed(self.asked, error)
-
-
-def _width(step: Step) -> int:
-    """How many numbers of a reply speak of one request."""
-    return 1 + (step.nonce is not None) + OUTCOME * len(step.shape)
 
 
 class Batcher:
@@ -161,13 +128,7 @@ class Batcher:
             room = min(link.room(), MAX_BATCH)
             if room <= 0 and link.usable:
                 break
-            batch: list[Asked] = []
-            while queue and len(batch) < max(room, 1):
-                if batch and not _together(batch[0], queue[0]):
-                    break
-                asked = queue.popleft()
-                if not asked.future.done():
-                    batch.append(asked)
+            batch = next_batch(queue, max(room, 1))
             if batch:
                 try:
                     link.send(Batch(batch, self._encode(batch), self))
@@ -179,34 +140,10 @@ class Batcher:
         if queue and link.loop is not None:
             self._timer = link.loop.call_at(queue[0].deadline, self._expire)
 
-    def _encode(self, batch: Sequence[Asked]) -> bytes:
-        keys: list[bytes] = []
+    def _encode(self, batch: list[Asked]) -> bytes:
         instant = self.instant()
-        around_us = self._around_us(instant)
-        arguments = [self._slack, bulk(instant)]
-        shape: bytes | None = None
-        costs: tuple[int, ...] = ()
-        for asked in batch:
-            step = asked.step
-            keys += step.cells
-            mine = step.shape.wire(around_us if asked.around_us is None else asked.around_us)
-            if mine is shape and step.costs == costs:
-                arguments += _AS_BEFORE
-            else:
-                arguments += (mine, step.packed_costs())
-            shape, costs = mine, step.costs
-            if step.nonce is not None:
-                keys += step.nonce.keys
-                arguments += (step.nonce.facts, bulk(step.nonce.owner))
-            if step.lease_ids:
-                arguments += [bulk(lease_id.encode()) for lease_id in step.lease_ids]
-        head, claim = _HEAD, batch[0].step.claim
-        if claim is not None:
-            head = _KEYED_HEAD
-            keys += claim.keys
-            arguments.append(claim.packed)
-        count = 3 + len(keys) + len(arguments)
-        return b"".join((b"*%d\r\n" % count, head, bulk(b"%d" % len(keys)), *keys, *arguments))
+        head = _HEAD if batch[0].step.claim is None else _KEYED_HEAD
+        return check_command(head, self._slack + bulk(instant), batch, self._around_us(instant))
 
     def _expire(self) -> None:
         """Requests wait in the order of their deadlines, which are all equally long."""
@@ -223,46 +160,33 @@ class Batcher:
 
     # ---- answers -------------------------------------------------------------------------------------------
 
-    def answered(self, batch: Sequence[Asked], reply: Any, *, confirmed: bool = True) -> None:
+    def answered(self, batch: list[Asked], reply: Any, *, confirmed: bool = True) -> None:
         """One command's reply, for each of its requests. What was taken and is not `confirmed` is not known to last: it
         is given back, and whoever waits is told.
         """
+        told, outcomes = reply, None
         if (claim := batch[0].step.claim) is not None and type(reply) is list:
-            reply, told = reply[:-TOLD], reply[-TOLD:]
-            if len(told) != TOLD or not claim.hear(told):
-                reply = None
+            told = reply[0] if claim.hear(reply[1:]) else None
+        if type(told) is bytes:
+            outcomes = outcomes_in(told, batch)
         if isinstance(reply, Exception):
             self.failed(batch, translate(reply))
-        elif type(reply) is not list or len(reply) != 1 + sum(_width(one.step) for one in batch):
+        elif outcomes is None:
             self.failed(batch, StoreProtocolError("the store answered a check with something else"))
         else:
-            now_us, at = reply[0], 1
-            for asked in batch:
-                end = at + _width(asked.step)
-                first = end - OUTCOME * len(asked.step.shape)
-                outcome = (now_us, reply[at], reply[first:end], reply[at + 1] if first > at + 1 else 0)
-                at = end
-                if not confirmed and outcome[1] == TAKEN and not asked.future.done():
-                    asked.future.set_exception(StoreError(UNCONFIRMED))
-                if asked.future.done():
+            for asked, outcome in zip(batch, outcomes, strict=True):
+                future = asked.future
+                if not confirmed and outcome.status == TAKEN and not future.done():
+                    future.set_exception(StoreError(UNCONFIRMED))
+                if future.done():
                     self._late(asked.step, outcome)
                 else:
-                    asked.future.set_result(outcome)
+                    future.set_result(outcome)
         if self._queue and not self._scheduled:
             self._flush()
 
-    def failed(self, batch: Sequence[Asked], error: StoreError) -> None:
+    def failed(self, batch: Iterable[Asked], error: StoreError) -> None:
         """An error of its own for everybody who waits: a traceback belongs to one caller."""
         for asked in batch:
             if not asked.future.done():
                 asked.future.set_exception(copy.copy(error))
-
-
-def _together(first: Asked, other: Asked) -> bool:
-    """Whether two requests may share a command: a script's keys all lie in one slot of a cluster, and one with an
-    idempotency key has a script of its own.
-    """
-    one, two = first.step, other.step
-    if one.claim is not None or two.claim is not None:
-        return False
-    return one.slot == two.slot and first.asking == other.asking and not (one.alone or two.alone)

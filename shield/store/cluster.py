@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from shield.core import Outcome, Step
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
-from shield.store.batch import Outcome
 from shield.store.greeting import introduction, version_of
 from shield.store.holders import NO_ROOM, Holders
 from shield.store.instants import Instants
@@ -37,7 +37,7 @@ from shield.store.parts import (
     took,
 )
 from shield.store.primary import TAKEN, Primary
-from shield.store.steps import Forms, Step
+from shield.store.steps import Forms
 from shield.store.topology import Place, Topology
 from shield.store.undoing import Undoing
 
@@ -305,7 +305,7 @@ class Cluster:
         try:
             asked = [part_of(step, *one, alone=alone, penal=step.claim is None) for one in first]
             heard += await self._decide_all(asked, deadline)
-            refused = any(outcome[1] != TAKEN for _, outcome in heard)
+            refused = any(outcome.status != TAKEN for _, outcome in heard)
             commit = part_of(step, *last, alone=alone, refused=refused)
             commit.claim = step.claim
             heard.append((commit, await self._decide_at(commit, deadline)))

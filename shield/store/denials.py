@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from shield.core import Step
 from shield.policy.model import Numbers
 from shield.store.aging import aged
-from shield.store.steps import BUCKET, OUTCOME, Form, Step
+from shield.store.steps import BUCKET, OUTCOME, Form
 
 # The bound on how long another node's refund may go unseen, and so on how rarely an attacked key asks: once a second.
 LONGEST_US: Final = 1_000_000

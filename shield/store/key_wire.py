@@ -30,9 +30,8 @@ from shield.store.naming import TAG_BYTES, Names, Naming
 from shield.store.resp import bulk, evalsha
 
 if TYPE_CHECKING:
-    from shield.core import Charges
+    from shield.core import Charges, Step
     from shield.request import Request
-    from shield.store.steps import Step
 
 # Verdicts of keyed.lua.
 NONE, OTHER, ANSWERED, RUNNING, CROWDED, STUCK = 0, 1, 2, 3, 4, 5
@@ -46,7 +45,6 @@ _OUTCOMES: Final[dict[int, Outcome]] = {0: "lost", 1: "done", 2: "unknown"}
 
 Told = tuple[int, int, bytes]
 """What keyed.lua says of the key: verdict, microseconds until waiting helps, stored answer."""
-TOLD: Final = 3
 
 
 class Placing:
@@ -121,6 +119,8 @@ class KeyClaim:
 
     def hear(self, told: Sequence[Any]) -> bool:
         """What the script says; False when it makes no sense."""
+        if len(told) != 3:
+            return False
         verdict, retry_us, answer = told
         if type(verdict) is not int or type(retry_us) is not int or not isinstance(answer, bytes):
             return False

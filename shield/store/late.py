@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
+from shield.core import Outcome, Step
 from shield.errors import StoreError
 from shield.store import Settlement, SettlementEntry
-from shield.store.batch import Outcome
 from shield.store.key_records import Ending
 from shield.store.key_wire import NONE, end_command
 from shield.store.link import Link
 from shield.store.lua import RELEASE, SETTLE
 from shield.store.resp import evalsha
 from shield.store.settling import pack_settle
-from shield.store.steps import OUTCOME, PLACES, UNDO, Forms, Step
+from shield.store.steps import OUTCOME, PLACES, UNDO, Forms
 
 TAKEN, FITS, SETTLED = 1, 0, 1
 
@@ -45,7 +45,7 @@ class LateReplies:
 
     def came(self, step: Step, outcome: Outcome) -> None:
         """What became of a request that nobody waits for any more. Never raises."""
-        if outcome[1] != TAKEN:
+        if outcome.status != TAKEN:
             return
         self.counts["late_taken"] += 1
         back, places = what_it_took(self._forms, step, outcome)
@@ -88,7 +88,7 @@ def what_it_took(
     """What a step that took would have to give back: units, and its nonce and places as (key, whose it is).
     `but_penalties`: not what its limits take from a refused request as well.
     """
-    now_us, _, states, _ = outcome
+    states = outcome.states
     entries = []
     places = [] if step.nonce is None else [(step.nonce.name, step.nonce.owner)]
     for i in range(len(step.shape)):
@@ -102,7 +102,7 @@ def what_it_took(
         else:
             start_us = states[OUTCOME * i + 3]
             entries.append(SettlementEntry(bucket.limit, address, bucket.cost, 0, start_us, numbers=bucket.numbers))
-    return Settlement(b"", 0, now_us, tuple(entries)) if entries else None, places
+    return Settlement(b"", 0, outcome.now_us, tuple(entries)) if entries else None, places
 
 
 def has_reply(future: asyncio.Future[Any] | None) -> TypeGuard[asyncio.Future[Any]]:

@@ -129,7 +129,10 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether a connection is up."""
-        return any(lane.up for lane in self._lanes)
+        for lane in self._lanes:  # noqa: SIM110 - a generator costs more than all else about asking every time
+            if lane.up:
+                return True
+        return False
 
     def room(self) -> int:
         """How many requests may be sent now, on the connection that would take them."""

@@ -60,7 +60,7 @@ class Naming:
 class Names:
     """The addresses of all keys made of the same fields."""
 
-    __slots__ = ("_cells", "_digest", "_head", "_naming", "_tenant")
+    __slots__ = ("_digest", "_head", "_naming", "_tenant", "known")
 
     def __init__(self, naming: Naming, fields: tuple[str, ...]) -> None:
         named = b"".join(len(raw).to_bytes(4, "little") + raw for raw in (field.encode() for field in fields))
@@ -71,7 +71,8 @@ class Names:
         size = 16 if self._tenant < 0 else 16 - TAG_BYTES
         self._digest = blake2b(start, digest_size=size, key=naming.prefix.encode())
         self._head = f"{naming.prefix}:".encode()
-        self._cells: dict[bytes, bytes] = {}
+        self.known: dict[bytes, bytes] = {}
+        """The cells' names that were asked for before, by partition."""
 
     @property
     def of_a_tenant(self) -> bool:
@@ -87,13 +88,13 @@ class Names:
 
     def cell(self, partition: bytes) -> bytes:
         """The cell's key as an argument on the wire."""
-        found = self._cells.get(partition)
+        found = self.known.get(partition)
         if found is None:
             found = bulk(self._naming.key(self._head, self.address(partition)))
             if len(partition) <= MAX_NAMED_BYTES:
-                if len(self._cells) >= MAX_NAMES:
-                    self._cells.clear()
-                self._cells[partition] = found
+                if len(self.known) >= MAX_NAMES:
+                    self.known.clear()
+                self.known[partition] = found
         return found
 
 

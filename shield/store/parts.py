@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shield.core import Outcome, Step
 from shield.store import Settlement, SettlementEntry
 from shield.store.aging import aged
-from shield.store.batch import Outcome
 from shield.store.late import FITS
 from shield.store.naming import slot_of
 from shield.store.primary import FULL, REFUSED, TAKEN, USED
-from shield.store.steps import OUTCOME, Forms, Step
+from shield.store.steps import OUTCOME, Forms
 
 if TYPE_CHECKING:
     from shield.store.key_wire import KeyClaim
@@ -53,11 +53,11 @@ def by_slot(step: Step) -> list[tuple[int, Keys]]:
 
 def before(part: Step, outcome: Outcome) -> Outcome:
     """What a part that took and gave back has to tell: its states as they were before it took."""
-    now_us, status, states, retry_us = outcome[0], outcome[1], list(outcome[2]), outcome[3]
+    states = outcome.states
     for i in range(len(part.shape)):
         if states[OUTCOME * i] == FITS and not part.shape.penalised(i):
             states[OUTCOME * i + 1] -= part.costs[i]
-    return now_us, status, states, retry_us
+    return Outcome(outcome.now_us, outcome.status, states, outcome.retry_us)
 
 
 def part_of(step: Step, slot: int, keys: Keys, *, alone: bool, refused: bool = False, penal: bool = True) -> Step:
@@ -74,42 +74,43 @@ def has_penalties(step: Step, keys: Keys) -> bool:
 
 def took(part: Step, outcome: Outcome) -> bool:
     """Whether a part took all that it was asked for, its idempotency key included."""
-    return outcome[1] == TAKEN and (part.claim is None or part.claim.taken)
+    return outcome.status == TAKEN and (part.claim is None or part.claim.taken)
 
 
 def is_given_back(part: Step, outcome: Outcome, claim: KeyClaim | None) -> bool:
     """Whether a part took something that a request that is not admitted must not keep. With a stored answer it keeps
     its nonce, and what that counts by.
     """
-    return outcome[1] == TAKEN and not (claim is not None and claim.answered and part.nonce is not None)
+    return outcome.status == TAKEN and not (claim is not None and claim.answered and part.nonce is not None)
 
 
 def penalised(part: Step, outcome: Outcome, after: Outcome) -> Outcome:
     """What a part has to tell that was asked for its penalties afterwards: as before, but for what those changed."""
-    now_us, status, states, retry_us = outcome[0], outcome[1], list(outcome[2]), outcome[3]
+    states, told = outcome.states, after.states
     for i in range(len(part.shape)):
         if part.shape.penalised(i):
-            states[OUTCOME * i + 1 : OUTCOME * (i + 1)] = after[2][OUTCOME * i + 1 : OUTCOME * (i + 1)]
-    return max(now_us, after[0]), status, states, retry_us
+            states[OUTCOME * i + 1 : OUTCOME * (i + 1)] = told[OUTCOME * i + 1 : OUTCOME * (i + 1)]
+    return Outcome(max(outcome.now_us, after.now_us), outcome.status, states, outcome.retry_us)
 
 
 def join(step: Step, parts: Sequence[tuple[Step, Outcome]]) -> Outcome:
     """What became of the whole, told as of one instant."""
-    now_us = max(outcome[0] for _, outcome in parts)
-    kinds = [outcome[1] for _, outcome in parts]
+    now_us = max(outcome.now_us for _, outcome in parts)
+    kinds = [outcome.status for _, outcome in parts]
     status = REFUSED if REFUSED in kinds or step.shape.refused else FULL if FULL in kinds else TAKEN
     retry_us = 0
     for _, outcome in parts:
-        if outcome[1] >= USED:  # the nonce comes before every limit
-            status, retry_us = outcome[1], outcome[3]
+        if outcome.status >= USED:  # the nonce comes before every limit
+            status, retry_us = outcome.status, outcome.retry_us
     whole = [0] * (OUTCOME * len(step.shape))
     where = {charge: i for i, charge in enumerate(step.of)}
-    for part, (_, _, states, _) in parts:
+    for part, outcome in parts:
+        states = outcome.states
         for i, charge in enumerate(part.of):
             at = OUTCOME * where[charge]
             state = tuple(states[OUTCOME * i : OUTCOME * (i + 1)])
             whole[at : at + OUTCOME] = aged(state, part.shape.form(i), part.shape.numbers(i), now_us)
-    return now_us, status, whole, retry_us
+    return Outcome(now_us, status, whole, retry_us)
 
 
 def settlements(forms: Forms, settlement: Settlement) -> list[Settlement]:

@@ -12,8 +12,9 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from shield.core import Outcome, Step
 from shield.errors import StoreError, StoreProtocolError, StoreTimeout
-from shield.store.batch import Batcher, Outcome
+from shield.store.batch import Batcher
 from shield.store.breaker import Breaker
 from shield.store.greeting import load_command
 from shield.store.instants import Instants, monotonic_us
@@ -21,7 +22,7 @@ from shield.store.lane import Greeting, Late, Moved, OutOfMemory, ScriptMissing,
 from shield.store.late import LateReplies, has_reply
 from shield.store.link import Link
 from shield.store.lua import SCRIPTS
-from shield.store.steps import Forms, Step
+from shield.store.steps import Forms
 
 if TYPE_CHECKING:
     from shield.store import Settlement
@@ -122,36 +123,33 @@ class Primary:
         """What became of one request. Whatever takes more than one command still ends with the first's deadline."""
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + self._deadline_s
-        around_us = None
-        for _ in range(2):
+        around_us, tries, may_reload = None, 2, True
+        while tries:
+            asked_us = self._ask_for_leave()
+            future = None
             try:
-                outcome = await self._try(step, deadline, around_us, asking)
-            except ScriptMissing:
+                future = self.batcher.submit(step, deadline, around_us, asking=asking)
+                outcome = await future
+            except BaseException as error:
+                self._heard_of(error, asked_us)
+                # The reply and the cancellation may come in the same turn of the loop.
+                if isinstance(error, asyncio.CancelledError) and has_reply(future):
+                    self._came_late(step, future.result())
+                if not isinstance(error, ScriptMissing) or not may_reload:
+                    raise
                 # It proves that nothing was done: load the scripts and ask again, once.
+                may_reload = False
                 async with self._until(deadline):
                     await self._reload()
-                outcome = await self._try(step, deadline, around_us, asking)
-            if outcome[1] in ANSWERS:
+                continue
+            self.breaker.success()
+            status = outcome.status
+            if status in ANSWERS:
                 return outcome
-            if outcome[1] != MISPLACED:
+            if status != MISPLACED:
                 raise StoreProtocolError(_foreign(step, outcome))
-            around_us = outcome[0]
+            around_us, tries = outcome.now_us, tries - 1
         raise StoreProtocolError("the store's clock jumps between calendar windows")
-
-    async def _try(self, step: Step, deadline: float, around_us: int | None, asking: bool) -> Outcome:
-        asked_us = self._ask_for_leave()
-        future = None
-        try:
-            future = self.batcher.submit(step, deadline, around_us, asking=asking)
-            outcome = await future
-        except BaseException as error:
-            self._heard_of(error, asked_us)
-            # The reply and the cancellation may come in the same turn of the loop.
-            if isinstance(error, asyncio.CancelledError) and has_reply(future):
-                self._came_late(step, future.result())
-            raise
-        self.breaker.success()
-        return outcome
 
     def _came_late(self, step: Step, outcome: Outcome) -> None:
         (self._undo or self.late.came)(step, outcome)
@@ -233,8 +231,8 @@ def nonce_verdict(status: int) -> int:
 
 
 def _foreign(step: Step, outcome: Outcome) -> str:
-    _, status, states, _ = outcome
-    if status != FOREIGN or type(states[0]) is not int or not 1 <= states[0] <= len(step.cells):
+    states = outcome.states
+    if outcome.status != FOREIGN or not 1 <= states[0] <= len(step.cells):
         return "the store answered a check with something else"
     key = step.cells[states[0] - 1].split(b"\r\n")[1].decode()
     return f"the value at {key} was not written by this version of Shield; it was left alone"

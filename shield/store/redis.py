@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from shield.core import Outcome, Step
 from shield.errors import ReceiptError, StoreError, StoreProtocolError
 from shield.store import Lease, Settlement
-from shield.store.batch import Outcome
 from shield.store.block_log import BlockLog
 from shield.store.cluster import Cluster
 from shield.store.denials import Denials
@@ -35,7 +35,7 @@ from shield.store.nonce_key import fence_key
 from shield.store.parts import settlements, together
 from shield.store.primary import FULL, MISPLACED, REFUSED, Primary, nonce_verdict
 from shield.store.resp import bulk, encode, evalsha
-from shield.store.steps import MARKED, ONCE, OUTCOME, Forms, Step
+from shield.store.steps import MARKED, ONCE, OUTCOME, Forms
 from shield.store.target import describe, parse_redis_url
 
 if TYPE_CHECKING:
@@ -244,13 +244,14 @@ class RedisStore:
                 charges.resolve(known.now_us, known.states)
                 return
         try:
-            now_us, status, states, retry_us = await self._servers.decide(step)
-            outcomes = [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)]
+            outcome = await self._servers.decide(step)
+            status = outcome.status
             try:
-                if step.claim is not None:
-                    outcomes = turn_away(charges, step, outcomes)
+                if step.claim is None:
+                    charges.hear(outcome, nonce_verdict(status))
+                else:
+                    _hear_keyed(charges, step, outcome)
                     self._counts["idempotency_full"] += step.claim.crowded
-                charges.resolve(now_us, outcomes, nonce_verdict(status), retry_us)
             except (TypeError, ValueError, OverflowError):
                 raise StoreProtocolError("the store answered a check with numbers that make no sense") from None
         except StoreError:
@@ -259,7 +260,8 @@ class RedisStore:
         if status == FULL:
             self._counts["oom"] += 1
         elif status == REFUSED and claim is None and self._denials is not None and step.shape.deniable:
-            self._denials.note(step, now_us, states, charges.waits(), asked_us, self._instants.passing_us())
+            heard_us = self._instants.passing_us()
+            self._denials.note(step, outcome.now_us, outcome.states, charges.waits(), asked_us, heard_us)
 
     # ---- what comes after ----------------------------------------------------------------------------------
 
@@ -350,6 +352,13 @@ class RedisStore:
         self._leases.give_back()
         if self._denials is not None:
             self._denials.clear()
+
+
+def _hear_keyed(charges: Charges, step: Step, outcome: Outcome) -> None:
+    """What became of a request with an idempotency key."""
+    states = outcome.states
+    outcomes = turn_away(charges, step, [states[at : at + OUTCOME] for at in range(0, len(states), OUTCOME)])
+    charges.resolve(outcome.now_us, outcomes, nonce_verdict(outcome.status), outcome.retry_us)
 
 
 def _may_be_known(charges: Charges) -> bool:

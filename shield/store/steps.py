@@ -9,13 +9,14 @@ every request that meets the same limits, its shape, is packed once. The layouts
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
+from shield.core import Step, Steps
 from shield.policy import calendar
 from shield.policy.model import CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, Limit, Numbers
 from shield.store.naming import Names, Naming
@@ -25,7 +26,6 @@ from shield.store.resp import bulk
 if TYPE_CHECKING:
     from shield.core import Bucket, Charges
     from shield.store import Settlement
-    from shield.store.key_wire import KeyClaim
 
 BUCKET, SLIDING, FIXED, CALENDAR, PLACES = 1, 2, 3, 4, 5
 ENFORCED, COUNT_DENIED = 1, 2
@@ -145,6 +145,7 @@ class Shape:
         "deniable",
         "key_of",
         "keys",
+        "named",
         "places",
         "refused",
     )
@@ -171,6 +172,10 @@ class Shape:
                 cells[group] = len(self.keys) + 1
             self.keys.append((group, form))
             self.key_of.append(len(self.keys))
+        self.named: tuple[tuple[int, dict[bytes, bytes], Callable[[bytes], bytes]], ...] | None = None
+        """For each key, where all are cells: which partition, the known names, and what makes one that is not."""
+        if not self.places:
+            self.named = tuple((group, form.names.known, form.names.cell) for group, form in self.keys)
         self.deniable: list[tuple[int, int, Form, Numbers]] = []
         """Charges whose refusal may be remembered: index, which key, form, numbers. None of a request whose refusals
         are charged, or that a guard has refused.
@@ -229,67 +234,6 @@ class Shape:
         return self._wire
 
 
-class Step:
-    """One request on its way: which keys, which shape, which costs."""
-
-    __slots__ = ("alone", "cells", "charges", "claim", "costs", "lease_ids", "nonce", "of", "shape", "slot")
-
-    def __init__(
-        self,
-        charges: Charges,
-        shape: Shape,
-        cells: list[bytes],
-        costs: tuple[int, ...],
-        lease_ids: list[str],
-        of: Sequence[int] | None = None,
-        nonce: NonceKey | None = None,
-    ) -> None:
-        self.charges = charges
-        self.shape = shape
-        self.cells = cells
-        """Its keys, each as an argument on the wire."""
-        self.costs = costs
-        self.lease_ids = lease_ids
-        self.nonce = nonce
-        self.of = range(len(costs)) if of is None else of
-        """Which of the request's charges these are."""
-        self.slot = -1
-        """In a cluster: where all its keys lie. Only steps of one slot share a command."""
-        self.claim: KeyClaim | None = None
-        """The idempotency key that is taken with it."""
-        self.alone = False
-        """In a cluster: it shares a command with none, because the slot is on its way."""
-
-    @property
-    def nonce_key(self) -> int:
-        """Which of its keys bounds the tenant's nonces. That is its last charge, and the nonce goes where it goes."""
-        return self.shape.key_of[-1] - 1
-
-    def keys_in_order(self) -> list[int]:
-        """All its keys, what the nonce goes with last."""
-        keys = range(len(self.cells))
-        return list(keys) if self.nonce is None else sorted(keys, key=self.nonce_key.__eq__)
-
-    def part(self, keys: tuple[int, ...], *, refused: bool = False, penal: bool = True) -> Step:
-        """The charges of some of its keys alone. `refused`: they take nothing, and penalise, if they are `penal`."""
-        nonce = self.nonce if self.nonce is not None and self.nonce_key in keys else None
-        shape, chosen = self.shape.part(keys, refused or self.shape.refused, nonce is not None, penal)
-        ids = dict(zip(self.shape.places, self.lease_ids, strict=True))
-        return Step(
-            self.charges,
-            shape,
-            [self.cells[key] for key in keys],
-            tuple([self.costs[i] for i in chosen]),
-            [ids[i] for i in chosen if i in ids],
-            [self.of[i] for i in chosen],
-            nonce,
-        )
-
-    def packed_costs(self) -> bytes:
-        """The costs as an argument on the wire."""
-        return _costs(self.costs)
-
-
 class Forms:
     """The forms of every limit in use, kept by the limit object itself, and the shapes of requests under one policy."""
 
@@ -298,8 +242,8 @@ class Forms:
         self.naming = Naming(prefix, tagged=tagged)
         self._forms: dict[int, Form] = {}
         self._names: dict[tuple[str, ...], Names] = {}
-        self._shapes: dict[bytes, Shape] = {}
-        self._policy: object = None  # whose shapes these are
+        self.step: Callable[[Charges], Step] = Steps(self._learn, self._named, self._odd_step, MAX_FORMS).step
+        """One request in the words of the scripts."""
 
     def of(self, limit: Limit) -> Form:
         # A form holds its limit, so the id of a limit that is in here cannot be another's.
@@ -314,22 +258,8 @@ class Forms:
             form = self._forms[id(limit)] = Form(self.naming, limit, names)
         return form
 
-    def step(self, charges: Charges) -> Step:
-        """One request in the words of the scripts."""
-        outline = charges.outline()
-        if outline is None:
-            return self._odd_step(charges)
-        marks, partitions, costs = outline
-        if charges.policy is not self._policy:
-            self._policy = charges.policy
-            self._shapes.clear()
-        shape = self._shapes.get(marks)
-        if shape is None:
-            if len(self._shapes) >= MAX_FORMS:
-                self._shapes.clear()
-            buckets = [charges.bucket(i) for i in range(len(charges))]
-            shape = self._shapes[marks] = self._shape(charges, buckets)
-        return self._named(charges, shape, partitions, costs)
+    def _learn(self, charges: Charges) -> Shape:
+        return self._shape(charges, [charges.bucket(i) for i in range(len(charges))])
 
     def _odd_step(self, charges: Charges) -> Step:
         """More limits than an outline holds: worked out anew each time."""
@@ -385,8 +315,3 @@ class Forms:
     def version_key(self) -> bytes:
         """Where it is written which layout the states of this prefix have."""
         return self.own_key("version")
-
-
-@lru_cache(maxsize=4096)
-def _costs(costs: tuple[int, ...]) -> bytes:
-    return bulk(doubles(len(costs)).pack(*costs))

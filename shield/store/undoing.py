@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from shield.store.batch import Outcome
+from shield.core import Outcome, Step
 from shield.store.holders import Holders, Run
 from shield.store.instants import Instants
 from shield.store.key_records import Ending
@@ -21,7 +21,7 @@ from shield.store.lua import RELEASE
 from shield.store.parts import settlements, together
 from shield.store.primary import TAKEN
 from shield.store.resp import evalsha
-from shield.store.steps import UNDO, Forms, Step
+from shield.store.steps import UNDO, Forms
 
 if TYPE_CHECKING:
     from shield.store import Settlement
@@ -68,7 +68,7 @@ class Undoing:
 
     def late(self, step: Step, outcome: Outcome) -> None:
         """What a request took that nobody waits for any more."""
-        if outcome[1] == TAKEN:
+        if outcome.status == TAKEN:
             self.counts["late_taken"] += 1
             self.start(step, outcome).add_done_callback(self._given_back_late)
 
@@ -85,7 +85,7 @@ class Undoing:
 
     async def _undo(self, part: Step, outcome: Outcome, but_penalties: bool) -> bool:
         """Whether all of it could be given back."""
-        if outcome[1] != TAKEN:
+        if outcome.status != TAKEN:
             return True
         back, places = what_it_took(self._forms, part, outcome, but_penalties=but_penalties)
         calls: list[Awaitable[Any]] = []

@@ -119,7 +119,9 @@ class Scripts:
     ) -> list[Answer]:
         slack, instant = struct.pack("<d", self.slack_ms), b"" if now_us is None else b"%d" % now_us
         reply = self.client.evalsha(CHECK.sha.decode(), len(keys), *keys, slack, instant, *arguments)
-        assert all(type(number) is int for number in reply)
+        reply = struct.unpack(f"<{len(reply) // 8}d", reply)
+        assert all(number.is_integer() for number in reply)
+        reply = [int(number) for number in reply]
         at, answers = 1, []
         for asks in requests:
             status = reply[at]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shield.core import Outcome
 from shield.errors import StoreError, StoreTimeout
 from tests.servers import Server, binaries, run_server
 from tests.store.wire import Proxy, until
@@ -90,7 +91,7 @@ async def test_a_check_cancelled_in_the_turn_its_reply_comes_is_given_back() -> 
     await asyncio.sleep(0)
     day = START_US - START_US % DAY_US
     states = [0, 3, 0, START_US, 0, 0, 3, 0, day, day + DAY_US, 0, 1, 0, day, day + 3_600_000_000, 0, 1, 0, 0, 0]
-    futures[0].set_result((START_US, 1, states, 0))
+    futures[0].set_result(Outcome(START_US, 1, states))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -101,10 +102,10 @@ async def test_a_check_cancelled_in_the_turn_its_reply_comes_is_given_back() -> 
 async def test_a_give_back_that_cannot_be_sent_stays_charged() -> None:
     here = World("unix:///unused")
     step = here.store._forms.step(here.charges(cost=3))
-    here.store._servers.late.came(step, (START_US, 1, [0, 3, 0, START_US, 0] * 4, 0))
+    here.store._servers.late.came(step, Outcome(START_US, 1, [0, 3, 0, START_US, 0] * 4))
     assert here.store.stats()["late_lost"] == 2
     for nothing in (0, 2, 3, 4):
-        here.store._servers.late.came(step, (START_US, nothing, [0, 3, 0, START_US, 0] * 4, 0))
+        here.store._servers.late.came(step, Outcome(START_US, nothing, [0, 3, 0, START_US, 0] * 4))
     assert here.store.stats()["late_taken"] == 1
 
 

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shield import Policy, Request, Shield
-from shield.core import Decision
+from shield.core import Decision, Outcome
 from shield.errors import StoreTimeout
 from shield.request import Nonce
+from shield.store.batch import MAX_BATCH
 from tests.servers import Server, binaries, free_port, run_server
 from tests.store.wire import Proxy, until
 from tests.store.world import START_US, World, world
@@ -53,9 +54,10 @@ async def test_a_nonce_takes_no_command_more(proxy: Proxy) -> None:
     async with ready(proxy.url, prefix="ncost") as here:
         for nonced in (False, True):
             before = len(proxy.commands)
-            asked = [ask(here, f"n{i}", user=f"u{i}") if nonced else here.ask(user=f"u{i}") for i in range(16)]
+            users = [f"u{i}" for i in range(2 * MAX_BATCH)]
+            asked = [ask(here, f"n{user}", user=user) if nonced else here.ask(user=user) for user in users]
             assert all(await asyncio.gather(*asked))
-            assert len(proxy.commands) - before == 2, "eight requests to a command"
+            assert len(proxy.commands) - before == 2, "as many as share a command"
         mixed = [ask(here, "n0") if i % 2 else here.ask(user=f"v{i}") for i in range(8)]
         assert [d.reason for d in await asyncio.gather(*mixed)] == ["ok", "replay"] * 4
 
@@ -107,7 +109,7 @@ async def test_giving_back_leaves_another_ones_nonce_alone(any_server: Server) -
         assert (await ask(here, "n")).allowed
         assert step.nonce is not None
         here.store._servers.late.came(
-            step, (READY_US, 1, [0, 1, 0, READY_US, 0, 0, 1, 0, 0, 0, 0, 1, 0, READY_US, 0], 0)
+            step, Outcome(READY_US, 1, [0, 1, 0, READY_US, 0, 0, 1, 0, 0, 0, 0, 1, 0, READY_US, 0])
         )
         await until(lambda: here.store.stats()["late_given_back"] == 2)
         assert (await ask(here, "n")).reason == "replay"

@@ -35,14 +35,14 @@ def test_names_are_pinned() -> None:
     """A script's name is its text. When one changes on purpose: are states that the old one wrote still read right?"""
     names = {script.name: script.sha for script in SCRIPTS}
     assert names == {
-        "check": b"f256f06e3504541daff49fe5d69c321725cdb581",
-        "settle": b"f305329a71b042c8c82e144eae6ed2301accd5ff",
-        "release": b"22076c9c294af8e0376568a5f91166d71bc721e2",
-        "blocks": b"59492368073a9251dae774fff5bfe24844855e16",
-        "keyed": b"f222cd27e8c8dc40a9db3275b5fcde2a5c8ada6e",
-        "end": b"49d7ea1fd25c1a2bc9b196cc2648420d599cbe5c",
-        "holder": b"d204bdd15fb2013822cf8cc2a067ccdf7f858626",
-        "lease": b"760dd1aa0c5c696233d5b62465daebdc000596a6",
+        "check": b"2eb0ff1f97c2308ec8a4e8d333a3cda733426b9a",
+        "settle": b"3314e83b95e7b848804c38ae4d7e959e97b186dc",
+        "release": b"90fedf10662b72fbb22ccbbbe6f0a3f827bd62e7",
+        "blocks": b"cb3768036163c1b787829223316f0b0a98b3ca3d",
+        "keyed": b"2e942d88bd8b219009d29c92778281ddcf26befa",
+        "end": b"877c093347325c02f031e9d48ac0d035b7d3442f",
+        "holder": b"245818cd7e64db9fb8c322d30aa36ba43073d9ed",
+        "lease": b"d63bc36d5ed52001f7eb81f2770de957502db208",
     }
 
 

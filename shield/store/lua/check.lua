@@ -15,8 +15,8 @@
 --            flags  1 enforced (else shadow) + 2 count_denied
 --            costs  a double each: units, 0 to 2^53 - 1; 0 is a peek: always fits, changes nothing
 --
--- Returns integers: now_us, then for each request its status, where it has a nonce the us until waiting helps with that
--- (0: it does not), and five for each charge, the state after its step:
+-- Returns doubles, little-endian, in one string: now_us, then for each request its status, where it has a nonce the us until
+-- waiting helps with that (0: it does not), and five for each charge, the state after its step:
 --   token bucket  verdict, units, ticks, at_us, out: of the units so many are out on leases (lease.lua). Where that leaves
 --                 too little for this cost, at_us is when the last of them runs out: by then all of it counts as used
 --   windows       verdict, cur, prev, start_us, end_us
@@ -38,18 +38,18 @@
 -- Number budget: see level.lua.
 
 local KEYS, ARGV = KEYS, ARGV
-local slack_ms = struct.unpack('<d', ARGV[1])
+local slack_ms = unpack_from('<d', ARGV[1])
 local now = tonumber(ARGV[2]) or server_now()
-local shapes, requests, names, known, places, width = {}, {}, {}, {}, {}, 1
+local shapes, requests, names, known, places, sections, width = {}, {}, {}, {}, {}, {}, 1
 
 local function read_shape(blob)
   if #blob < 16 or #blob % 72 ~= 16 then return nil end
-  local mode, keys, position = struct.unpack('<dd', blob)
+  local mode, keys, position = unpack_from('<dd', blob)
   local shape = {refused = mode % 2 == 1, nonce = mode >= 2, keys = keys, places = 0, cells = {}, size = (#blob - 16) / 72}
   local seen = {}
   while position <= #blob do
     local id, key, kind, flags, limit, a, b, c, d
-    id, key, kind, flags, limit, a, b, c, d, position = struct.unpack('<c8dddddddd', blob, position)
+    id, key, kind, flags, limit, a, b, c, d, position = unpack_from('<c8dddddddd', blob, position)
     shape[#shape + 1] = {id = id, key = key, kind = kind, flags = flags, limit = limit, a = a, b = b, c = c, d = d}
     if kind == CONCURRENCY then
       shape.places = shape.places + 1
@@ -72,7 +72,7 @@ while argument <= #ARGV do
   local fits = shape and packed and base + shape.keys + extra <= #KEYS
   if fits and packed ~= '' then
     fits = #packed == 8 * shape.size
-    costs = fits and {struct.unpack('<' .. string.rep('d', shape.size), packed)}
+    costs = fits and {unpack_from('<' .. rep('d', shape.size), packed)}
   end
   if not fits or not costs or #costs < shape.size then
     return redis.error_reply('SHIELD the charges of request ' .. #requests + 1 .. ' do not match its keys')
@@ -84,7 +84,7 @@ while argument <= #ARGV do
     if not nonce.owner or #ARGV[argument + 2] ~= 32 then
       return redis.error_reply('SHIELD the nonce of request ' .. #requests .. ' is not there')
     end
-    nonce.stamp, nonce.window, nonce.skew, nonce.wary = struct.unpack('<dddd', ARGV[argument + 2])
+    nonce.stamp, nonce.window, nonce.skew, nonce.wary = unpack_from('<dddd', ARGV[argument + 2])
     request.nonce, width = nonce, width + 1
   end
   -- Which of the cells to read lies at each key: the same one, where requests share it.
@@ -128,7 +128,7 @@ local function look_at_nonce(nonce, may_take)
   if nonce.stamp + nonce.window < now or nonce.stamp + nonce.window + nonce.skew <= now then return 6, 0 end
   if nonce.stamp <= fence.since + nonce.skew then return 8, math.max(fence.since + nonce.skew + 1 - now, 0) end
   if fence.widened > 0 and nonce.stamp <= fence.widened + nonce.skew and nonce.stamp + fence.before <= now then return 8, 0 end
-  local held = redis.pcall('GET', nonce.key)
+  local held = try('GET', nonce.key)
   if held and (type(held) ~= 'string' or tonumber(string.match(held, '^%d+') or 'inf') > now) then return 5, 0 end
   return nil, 0
 end
@@ -136,13 +136,13 @@ end
 local function take_nonce(nonce)
   local ms = math.ceil((nonce.until_us - now) / 1000) + slack_ms
   local value = string.format('%.0f:', nonce.until_us) .. nonce.owner
-  local reply = redis.pcall('SET', nonce.key, value, 'PX', string.format('%.0f', ms))
+  local reply = try('SET', nonce.key, value, 'PX', string.format('%.0f', ms))
   return reply.err
 end
 
 -- How many leases of a set hold a place. Nil when the value is no set.
 local function count_places(key)
-  local count = redis.pcall('ZCOUNT', key, string.format('(%.0f', now), '+inf')
+  local count = try('ZCOUNT', key, string.format('(%.0f', now), '+inf')
   return type(count) ~= 'table' and count or nil
 end
 
@@ -150,7 +150,7 @@ end
 local function nth_expiry(in_use, cost, ch, key)
   if cost > ch.limit then return 0 end
   local missing = in_use + cost - ch.limit
-  local found = redis.call('ZRANGEBYSCORE', key, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', missing - 1, 1)
+  local found = call('ZRANGEBYSCORE', key, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', missing - 1, 1)
   return tonumber(found[2])
 end
 
@@ -159,17 +159,17 @@ local function take_places(cost, lease_id, ch, key)
   for n = 1, cost do
     members[2 * n - 1], members[2 * n] = expiry, string.format('%s:%d', lease_id, n)
   end
-  local reply = redis.pcall('ZADD', key, unpack(members))
+  local reply = try('ZADD', key, unpack(members))
   if type(reply) == 'table' then return reply.err end
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
+  call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
   -- After a step of the clock older leases may outlive the new ones.
-  local last = tonumber(redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')[2])
-  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((last - now) / 1000) + slack_ms))
+  local last = tonumber(call('ZRANGE', key, -1, -1, 'WITHSCORES')[2])
+  call('PEXPIRE', key, string.format('%.0f', math.ceil((last - now) / 1000) + slack_ms))
 end
 
 -- Charges a refusal, up to empty and never beyond; keeps what that, or the clock's rebase, has changed. The state begins
 -- behind `at` in the reply.
-local function penalise(ch, cost, cell, reply, at, rebased, leases)
+local function penalise(ch, cost, cell, n, reply, at, rebased, leases)
   local w, x, y, tail, changed = reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4], rebased
   if ch.kind == CONCURRENCY then return end
   if ch.flags ~= 3 then
@@ -189,7 +189,7 @@ local function penalise(ch, cost, cell, reply, at, rebased, leases)
   end
   if changed then
     reply[at + 1], reply[at + 2] = w, x
-    keep(cell, ch, w, x, y, tail, leases)
+    keep(cell, n, ch, w, x, y, tail, leases)
   end
 end
 
@@ -220,6 +220,7 @@ local function decide(request, cells, may_take, reply, at)
     else
       local cell = cells[places[base + ch.key]]
       local section = cell and find(cell, ch.id)
+      sections[i] = section
       if not cell or (section and cell[section + 1] ~= (kind == BUCKET and BUCKET_TAG or WINDOW_TAG)) then
         status = 4
       elseif kind == BUCKET then
@@ -270,13 +271,13 @@ local function decide(request, cells, may_take, reply, at)
     local ch, cost = shape[i], costs[i]
     local fits, kind, of = reply[n + 1] == 0, ch.kind, leases and leases[i]
     if cost > 0 and may_take then
-      local mended = rebased and rebased[i]
+      local cell, section, mended = cells[places[base + ch.key]], sections[i], rebased and rebased[i]
+      -- Where leases come and go, the sections behind them move.
+      if leases and kind ~= CONCURRENCY then section = find(cell, ch.id) end
       if not admitted then
-        penalise(ch, cost, cells[places[base + ch.key]], reply, n + 1, mended, of)
+        penalise(ch, cost, cell, section, reply, n + 1, mended, of)
       elseif not fits then
-        if mended then
-          keep(cells[places[base + ch.key]], ch, reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5], of)
-        end
+        if mended then keep(cell, section, ch, reply[n + 2], reply[n + 3], reply[n + 4], reply[n + 5], of) end
       elseif kind == CONCURRENCY then
         problem = take_places(cost, ARGV[lease], ch, KEYS[base + ch.key])
         if problem then return nil, problem end
@@ -284,7 +285,7 @@ local function decide(request, cells, may_take, reply, at)
       else
         local w = reply[n + 2] + cost
         reply[n + 2] = w
-        keep(cells[places[base + ch.key]], ch, w, reply[n + 3], reply[n + 4], reply[n + 5], of)
+        keep(cell, section, ch, w, reply[n + 3], reply[n + 4], reply[n + 5], of)
       end
     end
     if status == 2 and fits and cost > 0 then reply[n + 1] = 2 end
@@ -311,7 +312,7 @@ end
 
 local function decide_all(may_take)
   -- A list of its full length at once: one that grows item by item is made anew time and again.
-  local reply, cells, at, problem = {string.byte(string.rep('.', width), 1, -1)}, read_cells(names), 2, nil
+  local reply, cells, at, problem = {string.byte(rep('.', width), 1, -1)}, read_cells(names), 2, nil
   reply[1] = now
   for i = 1, #requests do
     at, problem = decide(requests[i], cells, may_take, reply, at)
@@ -332,4 +333,4 @@ if problem then
   if not string.find(problem, 'OOM', 1, true) then return redis.error_reply(problem) end
   reply = decide_all(false)
 end
-return reply
+return packed(reply)

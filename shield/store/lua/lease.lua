@@ -35,7 +35,7 @@ end
 local ch = {kind = BUCKET}
 local slack_ms, want, least, name, ttl_us, ahead_us, position
 slack_ms, ch.id, ch.limit, ch.a, ch.b, ch.c, ch.d, want, least, name, ttl_us, ahead_us, position =
-  struct.unpack('<dc8dddddddddd', blob)
+  unpack_from('<dc8dddddddddd', blob)
 local now = tonumber(ARGV[2]) or server_now()
 local cell = read_cells({key})[1]
 local n = cell and find(cell, ch.id)
@@ -48,7 +48,7 @@ local known = {}
 
 while position <= #blob do
   local lease, spent, kept, until_us
-  lease, spent, kept, until_us, position = struct.unpack('<dddd', blob, position)
+  lease, spent, kept, until_us, position = unpack_from('<dddd', blob, position)
   local found
   for i = 1, #leases do
     if leases[i].lease == lease then found = i end
@@ -110,7 +110,7 @@ end
 if changed then
   leases.last_us = 0
   for i = 1, #leases do leases.last_us = math.max(leases.last_us, leases[i].until_us) end
-  keep(cell, ch, s.units, s.ticks, s.at, s.out, leases)
+  keep(cell, n, ch, s.units, s.ticks, s.at, s.out, leases)
   local problem = write_cell(key, cell, now, slack_ms)
   if problem then return redis.error_reply(problem) end
 end

@@ -46,8 +46,11 @@ local FENCE_FORMAT, FENCE_BYTES, WIDEN_SLACK = '<dddd', 32, 1000000
 local LONGEST_LEASE_US = 2000000
 local TWO32, TWO42, TWO53 = 4294967296, 4398046511104, 9007199254740992
 
+-- Names of this run: each outer one is looked up twice wherever it is used.
+local call, try, pack, unpack_from, rep = redis.call, redis.pcall, struct.pack, struct.unpack, string.rep
+
 local function server_now()
-  local time = redis.call('TIME')
+  local time = call('TIME')
   return time[1] * 1000000 + time[2]
 end
 
@@ -79,7 +82,7 @@ local formats = {}
 local function format_of(sections)
   local format = formats[sections]
   if not format then
-    format = '<B' .. string.rep(SECTION, sections)
+    format = '<B' .. rep(SECTION, sections)
     formats[sections] = format
   end
   return format
@@ -92,12 +95,12 @@ local function read_cell(raw)
   local bytes, layout = #raw, string.byte(raw)
   if (layout ~= LAYOUT and layout ~= LEASED_LAYOUT) or bytes % SECTION_BYTES ~= 1 then return false end
   -- All sections at once: a list that grows item by item is made anew time and again.
-  local cell = {struct.unpack(format_of(math.min((bytes - 1) / SECTION_BYTES, AT_ONCE)), raw)}
+  local cell = {unpack_from(format_of(math.min((bytes - 1) / SECTION_BYTES, AT_ONCE)), raw)}
   local last = #cell
   while cell[last] <= bytes do
     local n = last
     cell[n], cell[n + 1], cell[n + 2], cell[n + 3], cell[n + 4], cell[n + 5], cell[n + 6], cell[n + 7] =
-      struct.unpack('<' .. SECTION, raw, cell[n])
+      unpack_from('<' .. SECTION, raw, cell[n])
     last = n + ITEMS
   end
   cell[last] = false
@@ -135,7 +138,7 @@ end
 local function read_cells(names)
   local cells, missing = {}, nil
   if #names == 0 then return cells end
-  local found = redis.call('MGET', unpack(names))
+  local found = call('MGET', unpack(names))
   for i = 1, #names do
     cells[i] = read_cell(found[i])
     if not found[i] then
@@ -144,9 +147,58 @@ local function read_cells(names)
     end
   end
   for i = 1, missing and #missing or 0 do
-    if redis.call('EXISTS', names[missing[i]]) > 0 then cells[missing[i]] = false end
+    if call('EXISTS', names[missing[i]]) > 0 then cells[missing[i]] = false end
   end
   return cells
+end
+
+-- A level after `us` of draining c units per p us, never below empty.
+local function drain(units, ticks, us, c, p)
+  local drained, part
+  local product = us * c
+  if product < TWO53 then
+    part = product % p
+    drained = (product - part) / p
+  else
+    drained, part = muldivmod(us, c, p)
+  end
+  units, ticks = units - drained, ticks - part
+  if ticks < 0 then
+    units, ticks = units - 1, ticks + p
+  end
+  if units < 0 then return 0, 0 end
+  return units, ticks
+end
+
+-- The rest of touch_bucket for a bucket that has leases.
+local function drain_leased(cell, n, ch, units, ticks, at, rebased, now)
+  local leases, due, out = {last_us = 0}, {}, 0
+  local m = n + ITEMS
+  while cell[m + 1] == LEASE_TAG do
+    local lease = {lease = cell[m + 5], units = cell[m + 3], spent = cell[m + 4], until_us = cell[m + 2]}
+    m = m + ITEMS
+    if lease.until_us > now + LONGEST_LEASE_US then
+      -- The clock was set back: no node holds one for longer than this.
+      lease.until_us, rebased = now + LONGEST_LEASE_US, true
+    end
+    if lease.until_us <= now then
+      due[#due + 1] = lease
+    else
+      leases[#leases + 1] = lease
+      out, leases.last_us = out + lease.units, math.max(leases.last_us, lease.until_us)
+    end
+  end
+  if #due > 1 then table.sort(due, function(one, other) return one.until_us < other.until_us end) end
+  for i = 1, #due + 1 do
+    local lease = due[i]
+    local target = lease and lease.until_us or now
+    if at < target then
+      units, ticks = drain(units, ticks, target - at, ch.a, ch.b)
+      at = target
+    end
+    if lease then units = units + lease.units end
+  end
+  return units, ticks, at, rebased, out, leases
 end
 
 -- The units, ticks and instant of a token bucket drained to `now` under the charge's numbers, whether a clock that was set
@@ -171,44 +223,12 @@ local function touch_bucket(ch, cell, n, now)
     if units < ch.limit then units, ticks = ch.limit, 0 end
     at, rebased = now, true
   end
-  local out, leases, due, i = 0, nil, nil, 0
-  if cell[n + 1 + ITEMS] == LEASE_TAG then
-    leases, due = {last_us = 0}, {}
-    local m = n + ITEMS
-    while cell[m + 1] == LEASE_TAG do
-      local lease = {lease = cell[m + 5], units = cell[m + 3], spent = cell[m + 4], until_us = cell[m + 2]}
-      m = m + ITEMS
-      if lease.until_us > now + LONGEST_LEASE_US then
-        -- The clock was set back: no node holds one for longer than this.
-        lease.until_us, rebased = now + LONGEST_LEASE_US, true
-      end
-      if lease.until_us <= now then
-        due[#due + 1] = lease
-      else
-        leases[#leases + 1] = lease
-        out, leases.last_us = out + lease.units, math.max(leases.last_us, lease.until_us)
-      end
-    end
-    if #due > 1 then table.sort(due, function(one, other) return one.until_us < other.until_us end) end
+  if cell[n + 1 + ITEMS] == LEASE_TAG then return drain_leased(cell, n, ch, units, ticks, at, rebased, now) end
+  if at < now then
+    units, ticks = drain(units, ticks, now - at, c, p)
+    at = now
   end
-  repeat
-    i = i + 1
-    local lease = due and due[i]
-    local target = lease and lease.until_us or now
-    if at < target then
-      local drained, part = muldivmod(target - at, c, p)
-      units, ticks = units - drained, ticks - part
-      if ticks < 0 then
-        units, ticks = units - 1, ticks + p
-      end
-      if units < 0 then
-        units, ticks = 0, 0
-      end
-      at = target
-    end
-    if lease then units = units + lease.units end
-  until not lease
-  return units, ticks, at, rebased, out, leases
+  return units, ticks, at, rebased, 0
 end
 
 -- A window moved to the one `now` lies in: cur, prev, start, the end of that window, and whether a clock that was set back
@@ -283,9 +303,9 @@ local function put_leases(cell, n, leases)
 end
 
 -- Puts what was worked out into the cell, to be written with it: of a bucket units, ticks, at, how many are out and those
--- leases; of a window cur, prev, start and finish.
-local function keep(cell, ch, w, x, y, out, leases)
-  local n, last, until_us = find(cell, ch.id), #cell, nil
+-- leases; of a window cur, prev, start and finish. `n` is where the section begins, nil for a fresh one.
+local function keep(cell, n, ch, w, x, y, out, leases)
+  local last, until_us = #cell, nil
   if not n then
     n, last = last, last + ITEMS
     cell[n], cell[n + 1] = ch.id, ch.kind == BUCKET and BUCKET_TAG or WINDOW_TAG
@@ -331,38 +351,51 @@ local function write_cell(key, cell, now, slack_ms)
   end
   local value
   if last <= 1 + AT_ONCE * ITEMS then
-    value = struct.pack(format_of((last - 1) / ITEMS), unpack(cell, 1, last))
+    value = pack(format_of((last - 1) / ITEMS), unpack(cell, 1, last))
   else
-    value = struct.pack('B', cell[1])
-    for n = 2, last, ITEMS do value = value .. struct.pack('<' .. SECTION, unpack(cell, n, n + ITEMS - 1)) end
+    value = pack('B', cell[1])
+    for n = 2, last, ITEMS do value = value .. pack('<' .. SECTION, unpack(cell, n, n + ITEMS - 1)) end
   end
-  local ms = math.ceil((until_us - now) / 1000) + slack_ms
+  local ms = (until_us - now) / 1000
+  local rest = ms % 1
+  ms = ms - rest + slack_ms
+  if rest > 0 then ms = ms + 1 end
   if ms < 1 then ms = 1 end
   if ms >= TWO53 then ms = TWO53 - 1 end
-  local reply = redis.pcall('SET', key, value, 'PX', string.format('%.0f', ms))
-  return reply.err
+  -- A number becomes text by %.17g: that is all digits of one below 2^53.
+  return try('SET', key, value, 'PX', ms).err
 end
 
 -- What is known of nonces under this prefix, in one key of its own: "<dddd" since, widened, span, before, then the run id
 -- of the server that wrote it. No nonce is known from before `since`; nonces taken before `widened` (0: never) are held
 -- for `before` us after their timestamp, those since for `span`. False where nothing is known.
 local function read_fence(key)
-  local raw = redis.pcall('GET', key)
+  local raw = try('GET', key)
   if type(raw) ~= 'string' or #raw < FENCE_BYTES then return false end
-  local since, widened, span, before = struct.unpack(FENCE_FORMAT, raw)
+  local since, widened, span, before = unpack_from(FENCE_FORMAT, raw)
   return {since = since, widened = widened, span = span, before = before, run = string.sub(raw, FENCE_BYTES + 1)}
 end
 
 local function write_fence(key, fence)
-  local value = struct.pack(FENCE_FORMAT, fence.since, fence.widened, fence.span, fence.before) .. fence.run
-  local reply = redis.pcall('SET', key, value)
+  local value = pack(FENCE_FORMAT, fence.since, fence.widened, fence.span, fence.before) .. fence.run
+  local reply = try('SET', key, value)
   return reply.err
 end
 
 -- Which run of which server this is; empty where the account may not ask.
 local function server_run()
-  local info = redis.pcall('INFO', 'server')
+  local info = try('INFO', 'server')
   return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+end
+
+-- A list of numbers as doubles.
+local function packed(list)
+  local text = ''
+  for n = 1, #list, AT_ONCE do
+    local last = math.min(#list, n + AT_ONCE - 1)
+    text = text .. pack('<' .. rep('d', last - n + 1), unpack(list, n, last))
+  end
+  return text
 end
 
 local function bad_value(key)

@@ -19,7 +19,7 @@
 -- below empty. Number budget: see level.lua.
 
 local blob, keys = ARGV[1], #KEYS
-local slack_ms, once, charged, expires, position = struct.unpack('<dddd', blob)
+local slack_ms, once, charged, expires, position = unpack_from('<dddd', blob)
 local now = tonumber(ARGV[2]) or server_now()
 local first = once == 1 and 2 or 1
 if #blob ~= 32 + 72 * (keys - first + 1) then
@@ -82,7 +82,7 @@ local charges, names, known = {}, {}, {}
 for i = first, keys do
   local ch = {key = KEYS[i]}
   ch.id, ch.kind, ch.limit, ch.a, ch.b, ch.c, ch.d, ch.delta, ch.charged_start, position =
-    struct.unpack('<c8dddddddd', blob, position)
+    unpack_from('<c8dddddddd', blob, position)
   charges[#charges + 1] = ch
   if not known[ch.key] then
     names[#names + 1] = ch.key
@@ -109,7 +109,7 @@ end
 
 if once == 1 then
   local ms = math.ceil((expires - now) / 1000) + slack_ms
-  if not redis.call('SET', KEYS[1], '1', 'PX', string.format('%.0f', ms), 'NX') then return {now, 0} end
+  if not call('SET', KEYS[1], '1', 'PX', string.format('%.0f', ms), 'NX') then return {now, 0} end
 end
 for i = 1, #charges do
   local ch, s = charges[i], states[i]
@@ -125,9 +125,9 @@ for i = 1, #charges do
   end
   if s.rebased or s.units ~= units or s.ticks ~= ticks or s.cur ~= cur or s.prev ~= prev then
     if ch.kind == BUCKET then
-      keep(ch.cell, ch, s.units, s.ticks, s.at, s.out, s.leases)
+      keep(ch.cell, find(ch.cell, ch.id), ch, s.units, s.ticks, s.at, s.out, s.leases)
     else
-      keep(ch.cell, ch, s.cur, s.prev, s.start, s.finish)
+      keep(ch.cell, find(ch.cell, ch.id), ch, s.cur, s.prev, s.start, s.finish)
     end
   end
 end
