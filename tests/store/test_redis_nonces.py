@@ -58,7 +58,7 @@ async def test_a_nonce_takes_no_command_more(proxy: Proxy) -> None:
             asked = [ask(here, f"n{user}", user=user) if nonced else here.ask(user=user) for user in users]
             assert all(await asyncio.gather(*asked))
             assert len(proxy.commands) - before == 2, "as many as share a command"
-        mixed = [ask(here, "n0") if i % 2 else here.ask(user=f"v{i}") for i in range(8)]
+        mixed = [ask(here, "nu0") if i % 2 else here.ask(user=f"v{i}") for i in range(8)]
         assert [d.reason for d in await asyncio.gather(*mixed)] == ["ok", "replay"] * 4
 
 
