@@ -243,7 +243,7 @@ class Shield(Keyed, Pacing, StandingIn, Resolving, SharedDetectors):
         except StoreError:
             return self._decide_away(request, compiled, key, claim)
         else:
-            if standin is not None and remote is not None:
+            if standin is not None and remote is not None and standin.waits:
                 standin.store_answers(remote.places(charges) if standin.stands_in else ())
         if self._handles is None and not charges.degraded:
             await self._agree_on_secret()

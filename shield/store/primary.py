@@ -227,7 +227,7 @@ class Primary:
 
 def nonce_verdict(status: int) -> int:
     """What a status of check.lua says of a request's nonce, in the words of `Charges.resolve`."""
-    return max(0, status + 1 - USED)
+    return 0 if status < USED else status + 1 - USED
 
 
 def _foreign(step: Step, outcome: Outcome) -> str:

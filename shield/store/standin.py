@@ -108,6 +108,11 @@ class StandIn:
         """Whether the store, or a part of it, was away when it was last asked."""
         return bool(self._lost_us)
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is news that the store answers."""
+        return bool(self._spare or self._lost_us)
+
     def owes(self, keys: Iterable[Key]) -> list[Key]:
         """Those buckets of which the store does not know all."""
         return [key for key in keys if key in self._spent or key in self._telling]
