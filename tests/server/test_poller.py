@@ -45,7 +45,7 @@ class Peer:
     async def connect(self) -> Peer:
         before = set(self.server.decisions.connections)
         await asyncio.get_running_loop().sock_connect(self.end, str(self.server.path))
-        await until(lambda: len(self.server.decisions.connections) > len(before))
+        await until(lambda: bool(set(self.server.decisions.connections) - before))
         (self.side,) = set(self.server.decisions.connections) - before
         assert isinstance(self.side, Connection)
         return self
