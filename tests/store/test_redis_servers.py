@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 
 import pytest
 
@@ -19,7 +20,8 @@ from tests.store.world import World, world
 @pytest.mark.parametrize(
     "reply",
     [b"+OK\r\n", b"$-1\r\n", b":1\r\n", b"*0\r\n", b"*2\r\n:1\r\n:9\r\n", b"*2\r\n:1\r\n:3\r\n", b"*-1\r\n",
-     b"*22\r\n" + b"$1\r\nx\r\n" * 22, b"*22\r\n" + b":-1\r\n" * 22],
+     b"*22\r\n" + b"$1\r\nx\r\n" * 22, b"*22\r\n" + b":-1\r\n" * 22, b"$176\r\n" + b"\xff" * 176 + b"\r\n",
+     b"$176\r\n" + struct.pack("<22d", 1.0, 1.0, *[0.5] * 20) + b"\r\n", b"$8\r\n" + bytes(8) + b"\r\n"],
 )  # fmt: skip
 async def test_nonsense_is_no_permission(reply: bytes) -> None:
     async with fake_server() as fake, world(fake.url) as here:
