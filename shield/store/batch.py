@@ -164,11 +164,10 @@ class Batcher:
         """One command's reply, for each of its requests. What was taken and is not `confirmed` is not known to last: it
         is given back, and whoever waits is told.
         """
-        told, outcomes = reply, None
-        if (claim := batch[0].step.claim) is not None and type(reply) is list:
-            told = reply[0] if claim.hear(reply[1:]) else None
-        if type(told) is bytes:
-            outcomes = outcomes_in(told, batch)
+        told = reply
+        if (claim := batch[0].step.claim) is not None:
+            told = reply[0] if type(reply) is list and claim.hear(reply[1:]) else None
+        outcomes = outcomes_in(told, batch) if type(told) is bytes else None
         if isinstance(reply, Exception):
             self.failed(batch, translate(reply))
         elif outcomes is None:

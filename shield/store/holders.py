@@ -77,7 +77,7 @@ class Holders:
         with contextlib.suppress(StoreError):
             if taken:
                 await self._place(claim.held, STAY, _lasts_us(claim))
-            elif place == DONE and not taken:
+            elif place == DONE:
                 await self._place(claim.held, LEAVE)
 
     async def _place(self, held: Held, action: int, lasts_us: int = 0, most: int = 0) -> int:

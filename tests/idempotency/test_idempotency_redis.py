@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import uuid
@@ -15,11 +16,11 @@ from shield.errors import StoreError
 from shield.store.greeting import ACL_RULES
 from shield.store.memory import MemoryStore
 from shield.store.redis import RedisStore
-from tests.idempotency.keyed import LIMITS, policy, redis, request, server_url
+from tests.idempotency.keyed import LIMITS, START_NS, policy, redis, request, server_url
 from tests.idempotency.test_idempotency_file import workers
 from tests.servers import Server, binaries, run_server
 from tests.store.clusters import wait_for
-from tests.store.wire import Proxy, proxy_to, until
+from tests.store.wire import Proxy, fake_server, proxy_to, saying, until
 
 MANY = LIMITS.replace("burst = 3", "burst = 100000")
 WITH_PLACES = MANY + '[[limit]]\nname = "jobs"\nkey = ["tenant"]\nalgorithm = "concurrency"\nlimit = 1\n'
@@ -57,6 +58,18 @@ async def test_a_key_adds_no_round_trip_before_the_handler_and_one_after_it(prox
             if what == "key":
                 await shield.complete(decision, 200, (), b"x")
                 assert len(proxy.commands) - before[0] == 1
+
+
+async def test_an_answer_that_does_not_speak_of_the_key_is_no_permission(prefix: str) -> None:
+    """It is one of check.lua: taken, as any request without a key would be."""
+    told = struct.pack("<7d", START_NS // 1000, 1, 0, 1, 0, START_NS // 1000, 0)
+    async with fake_server() as fake:
+        fake.behaviour = saying(b"$%d\r\n%b\r\n" % (len(told), told), to=b"EVALSHA")
+        store = RedisStore(f"{fake.url}?prefix={prefix}&deadline=5s")
+        async with Shield(policy(), store, secret=bytes(32)) as shield:
+            assert not (await shield.check(request(None))).degraded
+            decision = await shield.check(request("k-1"))
+            assert (decision.reason, decision.idempotency) == ("store_unavailable", None)
 
 
 def test_of_a_thousand_requests_over_four_processes_one_runs(any_server: Server, prefix: str) -> None:

@@ -22,12 +22,13 @@
 --   2 sliding, 3 fixed window   a = the window's length in us
 --   4 calendar window           a to d = four consecutive boundaries (us) around the caller's clock
 --   5 concurrency               a = ttl of a lease in us
--- What it finds and does is worked out in a table `s` of its own, and comes into the cell by `keep` alone: a request
--- that takes nothing leaves the cell as it was, also for the next request of the same step.
+-- What it finds and does is worked out beside the cell, and comes into it by `keep` alone: a request that takes nothing
+-- leaves the cell as it was, also for the next request of the same step.
 --
 -- Number budget: Lua has doubles, exact up to 2^53. Instants < 2^52 us; c <= p < 2^42; windows < 2^42 us; limit <=
 -- 1e9, so units < 2^32; cost < 2^53. A product that could pass 2^53 goes through muldivmod. Numbers become text by
--- %.0f only: `..` and tostring keep 14 digits. Integers below 2^53 are exact as integer replies.
+-- %.0f, or as arguments of a command, which have 17 digits: `..` and tostring keep 14. Integers below 2^53 are exact as
+-- doubles and as integer replies.
 --
 -- Time to live: until a fresh state would answer the same under any numbers of the limit, rounded up to whole ms and
 -- never 0, plus the caller's slack. The slack is for what the arguments cannot know: another node may still hold, or a
@@ -362,7 +363,6 @@ local function write_cell(key, cell, now, slack_ms)
   if rest > 0 then ms = ms + 1 end
   if ms < 1 then ms = 1 end
   if ms >= TWO53 then ms = TWO53 - 1 end
-  -- A number becomes text by %.17g: that is all digits of one below 2^53.
   return try('SET', key, value, 'PX', ms).err
 end
 
